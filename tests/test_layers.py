@@ -28,7 +28,19 @@ MAY = {
     "top": {"checks", "base", "engine", "science", "show", "top"},
 }
 SHOW_MAY_USE = {"store", "html", "_checks", "study"}
-NO_TORCH = ("store", "html", "report", "server", "study", "cli", "recipe", "claims", "_checks", "__init__")
+NO_TORCH = (
+    "store",
+    "html",
+    "report",
+    "server",
+    "study",
+    "cli",
+    "recipe",
+    "claims",
+    "_checks",
+    "rng",
+    "__init__",
+)
 
 
 def modules() -> list[Path]:

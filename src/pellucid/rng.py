@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *key: int | str | float) -> int:
@@ -12,11 +16,18 @@ def derive(seed: int, *key: int | str | float) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-def rng(seed: int, *key: int | str | float) -> torch.Generator:
+def rng(seed: int, *key: int | str | float) -> "torch.Generator":
     """A fresh CPU generator for (seed, key). Draw on it, then move the draw to the device.
 
     Two calls with the same arguments give the same stream on every machine; the global generator is not touched.
     """
+    import torch  # here, so that parts which never load torch can use `derive`
+
     generator = torch.Generator(device="cpu")
     generator.manual_seed(derive(seed, *key))
     return generator
+
+
+def stream(seed: int, *key: int | str | float) -> np.random.Generator:
+    """The same for numpy: a fresh generator for (seed, key)."""
+    return np.random.default_rng(derive(seed, *key))
