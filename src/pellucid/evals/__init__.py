@@ -1,0 +1,1 @@
+"""Evaluations: what a network, a layer or a representation is judged with."""
