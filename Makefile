@@ -52,7 +52,7 @@ fmt: $(VENV)/.installed-all
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.installed-all
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.installed-all
 	VENV=$(VENV) sh tools/check_wheel.sh
