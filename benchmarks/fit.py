@@ -59,7 +59,8 @@ def main() -> None:
     for name, (model, source, size) in cases.items():
         seconds(by_fit, model, source, size)
         ratios = [
-            seconds(by_fit, model, source, size) / seconds(by_hand, model, source, size) for _ in range(ROUNDS)
+            seconds(by_fit, model, source, size) / seconds(by_hand, model, source, size)
+            for _ in range(ROUNDS)
         ]
         print(f"{name}: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
 

@@ -1,0 +1,87 @@
+"""`pellucid demo`: train a small network on the handwritten digits that scikit-learn ships, and look at its units."""
+
+import dataclasses as dc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pellucid.jobs.evaluate import Evaluation
+from pellucid.jobs.progress import progress, say
+
+RECIPE = "conv 16-32-64 on 1,197 digits: Nesterov SGD 0.05 / 0.9, weight decay 5e-4, cosine, batch 100"
+QUICK = Evaluation(
+    corruptions="gaussian_noise,impulse_noise,motion_blur,contrast,pixelate,elastic_transform",
+    severities="1,3,5",
+    radii="0.05,0.1,0.15,0.2,0.3",
+    images=200,
+    restarts=2,
+    margin=50,
+    batch_size=200,
+)
+"""What of robustness the demo shows: corruptions that need no extra package, one attack at four radii."""
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def demo_network(seed: int) -> "nn.Module":
+    """The untrained network of the demo; its initial weights depend on `seed` alone."""
+    from pellucid.train import seeded
+    from pellucid.zoo import conv_net
+
+    with seeded(seed):
+        return conv_net(in_channels=1, classes=10)
+
+
+def run_demo(out: Path, *, seed: int, device: str | None, epochs: int) -> Path:
+    """Train (or resume, or find it trained), record the held-out digits, write the page; the path of the page."""
+    from torch.optim import SGD
+    from torch.optim.lr_scheduler import CosineAnnealingLR
+
+    from pellucid.data import open_source
+    from pellucid.jobs.evaluate import evaluate_run
+    from pellucid.jobs.inspect import Request, inspect_model
+    from pellucid.jobs.opening import check_run_folder, open_device
+    from pellucid.jobs.train import WEIGHTS, save_weights
+    from pellucid.store import Run
+    from pellucid.train import CrossEntropy, fit
+    from pellucid.weights import weights_hash
+
+    check_run_folder(out)
+    where = open_device(device)
+    train, held_out = open_source("digits", split="train"), open_source("digits", split="test")
+    say(f"training a small network on {len(train):,} handwritten digits, {epochs} epochs ({where})")
+    if not (out / "run.json").exists():
+        Run.create(out, {"job": "demo", "recipe": {"demo": RECIPE, "epochs": epochs}, "seed": seed})
+    model = demo_network(seed)
+    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    with progress("training") as report:
+        fit(
+            model,
+            train,
+            optimizer,
+            {"task": CrossEntropy()},
+            epochs=epochs,
+            batch_size=100,
+            seed=seed,
+            schedule=CosineAnnealingLR(optimizer, epochs),
+            checkpoint=out / "training",
+            device=where,
+            progress=report,
+        )
+    facts = {
+        "spec": "pellucid.zoo:conv_net",
+        "name": "small convolutional network (16-32-64)",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weights": WEIGHTS,
+        "weights_hash": weights_hash(model),
+        "trained": True,
+        "upcast": False,
+        "normalize": None,
+        "notes": [f"trained by this command: {RECIPE}, {epochs} epochs, seed {seed}"],
+    }
+    request = Request(
+        model="pellucid.zoo:conv_net", data="digits", layers=("relu*",), seed=seed, batch_size=100
+    )
+    save_weights(model, Run.open(out))
+    inspect_model(model, held_out, out, request=request, model_facts=facts, device=where)
+    return evaluate_run(out, dc.replace(QUICK, seed=seed, device=device))

@@ -1,0 +1,178 @@
+"""`pellucid sweep`: fill a grid of cells, and draw what is there so far.
+
+    [sweep]
+    run = "module:function"      # function(cell, scratch, **fixed) -> {measure: number}
+    replicates = 5
+    seed = 0
+    baseline = { alpha = 0.0 }   # optional: differences to this setting are paired by replicate
+
+    [factors]
+    alpha = [-1.0, 0.0, 1.0]
+
+    [fixed]                      # keyword arguments that every cell is given
+    epochs = 15
+
+In place of `run`, `recipe = "net.toml"` trains that recipe in every cell; the factors are then keys of the recipe, such as
+"optimizer.lr" or "model.arguments.widths".
+"""
+
+import copy
+import dataclasses as dc
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pellucid._checks import ConfigError, nearest
+from pellucid.jobs.progress import progress, say
+from pellucid.sweep import Cell, SweepState, Value, Work, grid, run_cells
+
+SECTIONS = ("sweep", "factors", "fixed")
+KEYS = ("run", "recipe", "replicates", "seed", "baseline")
+
+
+@dc.dataclass(frozen=True)
+class Plan:
+    """A sweep file, read: its cells, what computes one, and the setting that others are compared with."""
+
+    cells: list[Cell]
+    work: Work
+    baseline: Mapping[str, Value]
+
+
+def run_sweep(
+    file: Path, out: Path, *, minutes: float | int | None = None, retry_failed: bool = False
+) -> Path:
+    """Compute what is left of a sweep and write its page; the path of the page."""
+    from pellucid.jobs.sweep_page import write_sweep_page
+
+    plan = read_plan(file)
+    say(f"{len(plan.cells)} cells in {out}")
+    with progress("cells") as report:
+        state = run_cells(
+            plan.cells, plan.work, out, minutes=minutes, retry_failed=retry_failed, progress=report
+        )
+    say(describe(state))
+    return write_sweep_page(out, state, baseline=plan.baseline, title=file.stem, words=describe(state))
+
+
+def describe(state: SweepState) -> str:
+    """Where a sweep stands, in a sentence."""
+    if state.complete:
+        return f"the sweep is complete: {state.done} cells"
+    parts = [f"{state.done} cells done", f"{state.left} left"]
+    parts += [f"{state.claimed} being computed elsewhere"] if state.claimed else []
+    parts += [f"{state.failed} failed (see the column `error`; --retry-failed)"] if state.failed else []
+    return ", ".join(parts) + "; run the same command to go on"
+
+
+def read_plan(file: Path) -> Plan:
+    """Read a sweep file; `ConfigError` names an unknown key with the nearest right one."""
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the sweep file {file}: {error}") from error
+    _known(content, SECTIONS, str(file))
+    head, factors, fixed = (_table(content.get(name, {}), f"[{name}]") for name in SECTIONS)
+    _known(head, KEYS, "[sweep]")
+    if ("run" in head) == ("recipe" in head):
+        raise ConfigError(f'{file}: [sweep] needs either run = "module:function" or recipe = "FILE.toml"')
+    if not factors:
+        raise ConfigError(f"{file}: [factors] must name at least one factor and its levels")
+    for name, levels in factors.items():
+        if not isinstance(levels, list):
+            raise ConfigError(f"{file}: factor {name!r} must be a list of levels, got {levels!r}")
+    cells = grid(factors, replicates=_whole(head, "replicates", 3), seed=_whole(head, "seed", 0))
+    baseline = _table(head.get("baseline", {}), "[sweep] baseline")
+    _known(baseline, list(factors), "[sweep] baseline")
+    work = _function(head["run"], fixed) if "run" in head else _training(file.parent / head["recipe"], fixed)
+    return Plan(cells, work, baseline)
+
+
+def _function(name: str, fixed: Mapping[str, Any]) -> Work:
+    from pellucid.recipe import check_arguments, resolve
+
+    function = resolve(name)
+    if not callable(function):
+        raise ConfigError(f"[sweep] run = {name!r} is a {type(function).__name__}, no function")
+    check_arguments(function, {"cell": None, "scratch": None, **fixed}, name)
+    return lambda cell, scratch: function(cell=cell, scratch=scratch, **fixed)
+
+
+def _training(file: Path, fixed: Mapping[str, Any]) -> Work:
+    """Train a recipe in each cell, with the cell's seed and with its settings at their places in the recipe."""
+    from pellucid.recipe import load_recipe
+
+    base = load_recipe(file).model_dump()
+    return lambda cell, scratch: train_cell(
+        changed(base, {**fixed, **cell.settings, "train.seed": cell.seed}), scratch
+    )
+
+
+def changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with the values at dotted keys replaced; `ConfigError` names a section that is not there."""
+    out = copy.deepcopy(dict(recipe))
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        inside: Any = out
+        for section in sections:
+            inside = inside.get(section) if isinstance(inside, dict) else None
+        if not isinstance(inside, dict):
+            raise ConfigError(
+                f"the recipe has no section [{'.'.join(sections)}] for the factor {key!r}; it has {list(out)}"
+            )
+        inside[last] = value
+    return out
+
+
+def train_cell(content: Mapping[str, Any], scratch: Path) -> dict[str, float]:
+    """Train one recipe, resuming in `scratch`, and measure it on its test data."""
+    from pellucid.evals.classify import accuracy
+    from pellucid.recipe import Recipe
+    from pellucid.recipe.build import build
+    from pellucid.train import fit
+
+    recipe = Recipe.model_validate(content)
+    training, part = build(recipe), recipe.train
+    history = fit(
+        training.model,
+        training.source,
+        training.optimizer,
+        training.terms,
+        weights=training.weights,
+        epochs=part.epochs,
+        batch_size=part.batch_size,
+        seed=part.seed,
+        prepare=training.prepare,
+        schedule=training.schedule,
+        schedule_by="epoch" if recipe.schedule is None else recipe.schedule.by,
+        checkpoint=scratch / "training",
+        every=part.every,
+        device=part.device,
+        precision=part.precision,
+        accumulate=part.accumulate,
+        clip=part.clip,
+    )
+    measures = {"train_loss": history.last["loss"], "train_accuracy": history.last["accuracy"]}
+    if training.test is not None:
+        measures["accuracy"] = accuracy(training.model, training.test, batch_size=part.batch_size).accuracy
+    return measures
+
+
+def _whole(table: Mapping[str, Any], key: str, default: int) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"[sweep] {key} must be a whole number, got {value!r}")
+    return value
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be a table, got {value!r}")
+    return dict(value)
+
+
+def _known(table: Mapping[str, Any], allowed: tuple[str, ...] | list[str], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise ConfigError(f"{where}: unknown key {key!r}; nearest: {nearest(key, allowed)}")
