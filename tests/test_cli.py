@@ -27,6 +27,36 @@ def small():
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
 
+def padded():
+    net = small()
+    net[0].padding = (3, 3)
+    return net
+
+class Wrapped(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.net, self.form = small(), form
+    def forward(self, x):
+        y = self.net(x)
+        return {"tuple": (y, x), "dict": {"logits": y}, "odd": {"score": y}}[self.form]
+
+def in_a_tuple():
+    return Wrapped("tuple")
+
+def in_a_dict():
+    return Wrapped("dict")
+
+def without_logits():
+    return Wrapped("odd")
+
+def of_five():
+    net = small()
+    net[6] = nn.Linear(6, 5)
+    return net
+
+def one_channel():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
 def linear_only():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
 
@@ -252,6 +282,94 @@ def test_report_needs_neither_model_nor_images(place: Path) -> None:
     assert done.returncode == 0 and (place / "run" / "index.html").read_text() == first
 
 
+def test_another_network_with_the_same_weights_is_not_the_same_run(place: Path) -> None:
+    assert pellucid(*INSPECT, cwd=place).returncode == 0
+    words = ["nets:padded" if word == "nets:small" else word for word in INSPECT]
+    done = pellucid(*words, cwd=place)
+    assert done.returncode == 2 and "--model nets:small then, nets:padded now" in done.stderr
+    assert "delete that folder" in done.stderr
+
+
+def test_options_that_changed_are_named(place: Path) -> None:
+    assert pellucid(*INSPECT, cwd=place).returncode == 0
+    done = pellucid(*INSPECT, "--top", "4", cwd=place)
+    assert done.returncode == 2 and "--top 16 then, 4 now" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("in_a_tuple", ""),
+        ("in_a_dict", ""),
+        ("without_logits", "no logits"),
+        ("of_five", "5 outputs and the data 2 classes"),
+    ],
+)
+def test_outputs_of_any_form_are_looked_at_and_accuracy_needs_logits(
+    place: Path, model: str, says: str
+) -> None:
+    done = pellucid(
+        "inspect", "--model", f"nets:{model}", "--data", "folder:photos", "--out", "run", cwd=place
+    )
+    assert done.returncode == 0, done.stderr
+    from pellucid.store import Run
+
+    run = Run.open(place / "run")
+    facts = run.facts("data")
+    assert says in facts["accuracy_why"]
+    assert (place / "run" / "facts" / "accuracy.json").exists() == (not says)
+
+
+def test_images_a_model_cannot_take_are_named_with_what_to_try(place: Path) -> None:
+    done = pellucid(
+        "inspect", "--model", "nets:one_channel", "--data", "folder:photos", "--out", "run", cwd=place
+    )
+    assert (
+        done.returncode == 2
+        and "cannot take inputs of 3x16x16" in done.stderr
+        and "?channels=" in done.stderr
+    )
+    done = pellucid("layers", "--model", "nets:small", "--input", "1x16x16", cwd=place)
+    assert done.returncode == 2 and "another --input" in done.stderr
+    assert not (place / "run").exists()
+
+
+def test_a_named_layer_without_units_is_an_error_not_left_out(place: Path) -> None:
+    done = pellucid(*INSPECT, "--layers", "1", "5#4", cwd=place)
+    assert done.returncode == 2 and "5#4" in done.stderr
+
+
+def test_an_attempt_that_failed_leaves_no_trace_in_the_next(place: Path) -> None:
+    from safetensors.torch import load_file
+
+    state = load_file(place / "net.safetensors")
+    state["0.weight"] = state["0.weight"] * float("nan")
+    save_file(state, place / "nan.safetensors")
+    words = ["nan.safetensors" if word == "net.safetensors" else word for word in INSPECT]
+    done = pellucid(*words, cwd=place)
+    assert done.returncode == 2 and not (place / "run").exists()
+    assert pellucid(*INSPECT, "--limit", "20", cwd=place).returncode == 0
+    from pellucid.store import Run
+
+    run = Run.open(place / "run")
+    assert run.header["recipe"]["weights"] == "net.safetensors" and run.facts("data")["total"] == 24
+
+
+def test_a_job_does_not_write_into_the_run_of_another(place: Path) -> None:
+    assert pellucid(*INSPECT, cwd=place).returncode == 0
+    done = pellucid("demo", "--out", "run", "--epochs", "1", cwd=place)
+    assert done.returncode == 2 and "a run of `pellucid inspect`" in done.stderr
+    assert not (place / "run" / "training").exists()
+
+
+def test_space_is_checked_before_the_pass(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2_500_000})())
+    done = pellucid(*INSPECT, cwd=place)
+    assert done.returncode == 2 and "free" in done.stderr and "recorded" not in done.stderr
+
+
 def test_several_layers_may_follow_one_option() -> None:
     from pellucid.cli import spread
 
@@ -264,7 +382,7 @@ def test_several_layers_may_follow_one_option() -> None:
         "r",
     ]
     assert spread(["x", "--layers", "a"], "--layers") == ["x", "--layers", "a"]
-    assert spread(["--layers=a", "b"], "--layers") == ["--layers=a", "b"]
+    assert spread(["--layers=a", "b"], "--layers") == ["--layers", "a", "--layers", "b"]
 
 
 @pytest.mark.slow

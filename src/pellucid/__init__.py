@@ -22,6 +22,7 @@ _HOME = {
     "Quantiles": "pellucid.stats",
     "Rates": "pellucid.stats",
     "Run": "pellucid.store",
+    "SelectivityTerm": "pellucid.methods.selectivity.regularise",
     "Source": "pellucid.data",
     "Step": "pellucid.train",
     "Tap": "pellucid.taps",
@@ -55,6 +56,7 @@ _HOME = {
     "register": "pellucid.claims",
     "resolve": "pellucid.recipe",
     "seeded": "pellucid.train",
+    "selectivity_taps": "pellucid.methods.selectivity.regularise",
     "watch": "pellucid.taps",
     "write_report": "pellucid.report",
 }

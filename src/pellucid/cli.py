@@ -361,7 +361,10 @@ def spread(arguments: list[str], option: str) -> list[str]:
     """Repeat `option` before each value that follows it, so that `--layers a b` means `--layers a --layers b`."""
     out: list[str] = []
     taking = False
-    for word in arguments:
+    split = [
+        [option, word.partition("=")[2]] if word.startswith(f"{option}=") else [word] for word in arguments
+    ]
+    for word in (part for parts in split for part in parts):
         if word.startswith("-"):
             taking = word == option
         elif taking and out[-1] != option:

@@ -4,6 +4,7 @@ import dataclasses as dc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pellucid._checks import StaleResultError
 from pellucid.jobs.evaluate import Evaluation
 from pellucid.jobs.progress import progress, say
 
@@ -41,8 +42,8 @@ def run_demo(out: Path, *, seed: int, device: str | None, epochs: int) -> Path:
     from pellucid.jobs.evaluate import evaluate_run
     from pellucid.jobs.inspect import Request, inspect_model
     from pellucid.jobs.opening import check_run_folder, open_device
+    from pellucid.jobs.standing import open_run
     from pellucid.jobs.train import WEIGHTS, save_weights
-    from pellucid.store import Run
     from pellucid.train import CrossEntropy, fit
     from pellucid.weights import weights_hash
 
@@ -50,11 +51,15 @@ def run_demo(out: Path, *, seed: int, device: str | None, epochs: int) -> Path:
     where = open_device(device)
     train, held_out = open_source("digits", split="train"), open_source("digits", split="test")
     say(f"training a small network on {len(train):,} handwritten digits, {epochs} epochs ({where})")
-    if not (out / "run.json").exists():
-        Run.create(out, {"job": "demo", "recipe": {"demo": RECIPE, "epochs": epochs}, "seed": seed})
+    run = open_run(out, "demo", {"recipe": {"demo": RECIPE, "epochs": epochs}, "seed": seed})
+    if (was := (run.header["recipe"]["epochs"], run.header["seed"])) != (epochs, seed):
+        raise StaleResultError(
+            f"{out} is a demo of --epochs {was[0]} --seed {was[1]}, not of --epochs {epochs} --seed {seed}; choose another "
+            "--out, or delete that folder"
+        )
     model = demo_network(seed)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    with progress("training") as report:
+    with progress("training steps") as report:
         fit(
             model,
             train,
@@ -82,6 +87,6 @@ def run_demo(out: Path, *, seed: int, device: str | None, epochs: int) -> Path:
     request = Request(
         model="pellucid.zoo:conv_net", data="digits", layers=("relu*",), seed=seed, batch_size=100
     )
-    save_weights(model, Run.open(out))
-    inspect_model(model, held_out, out, request=request, model_facts=facts, device=where)
+    save_weights(model, run)
+    inspect_model(model, held_out, out, request=request, model_facts=facts, device=where, job="demo")
     return evaluate_run(out, dc.replace(QUICK, seed=seed, device=device))

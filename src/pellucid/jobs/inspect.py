@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pellucid.data import Source
-    from pellucid.store import Run
     from pellucid.taps import LayerInfo
 
 NEGATIVE = ("leave-out", "rectify", "abs", "shift-min")
@@ -47,13 +46,17 @@ class Request:
 def run_inspect(request: Request, out: Path) -> Path:
     """Do everything that `pellucid inspect` does; the path of the page."""
     from pellucid.jobs.opening import check_run_folder, open_data, open_device, open_network
+    from pellucid.jobs.standing import nothing_left_behind
 
     check_one_of(request.negative, NEGATIVE, "--negative")
     check_run_folder(out)
     device = open_device(request.device)
     opened = open_network(request.model, request.weights, normalize=request.normalize)
-    source = open_data(request)
-    return inspect_model(opened.model, source, out, request=request, model_facts=opened.facts, device=device)
+    source, total = open_data(request)
+    with nothing_left_behind(out):
+        return inspect_model(
+            opened.model, source, out, request=request, model_facts=opened.facts, device=device, total=total
+        )
 
 
 def inspect_model(
@@ -64,79 +67,74 @@ def inspect_model(
     request: Request,
     model_facts: Mapping[str, Any],
     device: "torch.device",
+    job: str = "inspect",
+    total: int | None = None,
 ) -> Path:
     """Record the layers of an opened model over an opened source and write the run and its pages.
 
-    A run that is complete for the same weights, layers, preprocessing, data and version is not computed again; one
-    that was interrupted goes on where its pass was saved.
+    A run that is complete for the same model, weights, layers, preprocessing, data and version is not computed again;
+    one that was interrupted goes on where its pass was saved.
+
+    Args:
+        job: the command whose run this is; `demo` and `train` have made theirs already.
+        total: how many examples the data has, where `source` is a part of them.
     """
-    from pellucid.jobs.unit_pass import record_layers, write_tables
+    from pellucid.jobs.standing import check_same, open_run, space_needed
+    from pellucid.jobs.tapping import decision_tap, tapped_layers
+    from pellucid.jobs.unit_pass import SHOWN, record_layers, write_tables
     from pellucid.report import write_report
+    from pellucid.store import check_writable
 
     if len(source) == 0:
         raise DataError(f"{source.name} has no examples")
     model.to(device)
     infos = tapped_layers(model, source, request.layers, device=device)
-    say(
-        f"{len(infos)} layers, {sum(i.units for i in infos):,} units, {len(source):,} examples of {source.name}"
+    decisions = decision_tap(model, source, device=device)
+    check_writable(out, needed=space_needed(infos, len(source), shown=SHOWN))
+    units = sum(info.units for info in infos)
+    say(f"{len(infos)} layers, {units:,} units, {len(source):,} examples of {source.name}")
+    inputs = what_it_depends_on(request, source, infos, model_facts, model=model)
+    recipe = dc.asdict(request)
+    facts = {"recipe": recipe, "seed": request.seed, "inputs": inputs}
+    run = open_run(out, job, facts)
+    if "units" in run.table_names():
+        if job == "inspect":
+            check_same(run, recipe, inputs)
+        if run.has("units", inputs=inputs):
+            say("the run is complete; its pages are written again from its tables")
+            return write_report(run)
+    if job == "inspect":
+        run.annotate(facts)  # an attempt that failed before may have been another one
+    recording = record_layers(
+        model, source, infos, decisions[0], request=request, run=run, inputs=inputs, device=device
     )
-    inputs = what_it_depends_on(request, source, infos, model_facts)
-    run = open_run(out, request, inputs)
-    if run.has("units", inputs=inputs):
-        say("the run is complete; its pages are written again from its tables")
-        return write_report(run)
-    recording = record_layers(model, source, infos, request=request, run=run, inputs=inputs, device=device)
     write_tables(
-        run, recording, infos, source=source, request=request, model_facts=model_facts, inputs=inputs
-    )
+        run, recording, infos, source=source, request=request, model_facts=model_facts, inputs=inputs,
+        total=total or len(source), accuracy_why=decisions[1],
+    )  # fmt: skip
     return write_report(run)
 
 
-# -- which layers, and what the result depends on ------------------------------------------------------------------
-
-
-def tapped_layers(
-    model: "nn.Module", source: "Source", patterns: Sequence[str], *, device: "torch.device"
-) -> list["LayerInfo"]:
-    """The layers to record, each call of a layer that runs several times on its own; fails before the long pass."""
-    from pellucid.taps import activation_layers, find_layers, layers
-
-    names = find_layers(model, patterns) if patterns else activation_layers(model)
-    if not names:
-        raise DataError(
-            f"{type(model).__name__} has no activation modules to tap by default; name layers with --layers "
-            "(`pellucid layers` lists them)"
-        )
-    first = next(source.batches(2), None)
-    if first is None:
-        raise DataError(f"none of the first examples of {source.name} can be read")
-    wanted = set(names)
-    rows = layers(model, first.inputs.to(device))
-    found = [row for row in rows if wanted & {row.name, row.name.partition("#")[0]} and row.units > 0]
-    if not found:
-        raise DataError(
-            f"none of {sorted(wanted)} has units: each runs never, or its output is not one tensor of units"
-        )
-    return found
-
-
 def what_it_depends_on(
-    request: Request, source: "Source", infos: Sequence["LayerInfo"], model_facts: Mapping[str, Any]
+    request: Request,
+    source: "Source",
+    infos: Sequence["LayerInfo"],
+    model_facts: Mapping[str, Any],
+    *,
+    model: "nn.Module",
 ) -> dict[str, str]:
     """Hashes of everything that changes the result; a stored result with others is stale."""
     from pellucid import __version__
+    from pellucid.jobs.standing import model_code
     from pellucid.methods.selectivity import VERSION
     from pellucid.store import digest
 
     preprocessing = [request.size, request.fit, model_facts["normalize"]]
     settings = [
-        request.top,
-        request.negative,
-        request.count_non_finite,
-        request.skip_unreadable,
-        request.seed,
-    ]
+        request.top, request.negative, request.count_non_finite, request.skip_unreadable, request.seed,
+    ]  # fmt: skip
     return {
+        "model": model_code(model, request.model, infos),
         "weights": model_facts["weights_hash"],
         "layers": digest([info.name for info in infos]),
         "preprocessing": digest(preprocessing),
@@ -144,13 +142,3 @@ def what_it_depends_on(
         "settings": digest(settings),
         "version": f"{__version__}/selectivity-{VERSION}",
     }
-
-
-def open_run(out: Path, request: Request, inputs: Mapping[str, str]) -> "Run":
-    """The run folder, made or found again."""
-    from pellucid.store import Run
-
-    if (out / "run.json").exists():
-        return Run.open(out)
-    facts = {"job": "inspect", "recipe": dc.asdict(request), "seed": request.seed, "inputs": dict(inputs)}
-    return Run.create(out, facts)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pellucid._checks import ConfigError
+from pellucid.jobs.tapping import taking
 
 
 def print_layers(spec: str, input_size: str, *, patterns: Sequence[str] = ()) -> None:
@@ -29,7 +30,10 @@ def print_layers(spec: str, input_size: str, *, patterns: Sequence[str] = ()) ->
         ("calls", "right"),
     ):
         table.add_column(name, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
-    for row in layers(model, torch.zeros(1, *shape)):
+    blank = torch.zeros(1, *shape)
+    with taking(blank, "another --input"):
+        rows = layers(model, blank)
+    for row in rows:
         if wanted is None or wanted & {row.name, row.name.partition("#")[0]}:
             size = "x".join(map(str, row.shape)) or "-"
             axis = "-" if row.unit_axis is None else str(row.unit_axis)

@@ -73,12 +73,16 @@ def check_run_folder(path: Path) -> None:
     check_writable(path)
 
 
-def open_data(request: "DataRequest") -> "Source":
-    """The source that the options of a command name."""
+def open_data(request: "DataRequest") -> tuple["Source", int]:
+    """The source that the options of a command name, and how many examples the whole of it has."""
+    import torch
+
     from pellucid.data import open_source
     from pellucid.preprocess import parse_size
+    from pellucid.rng import rng
 
-    return open_source(
+    drawn = request.data.partition("?")[0] == "shapes"  # has as many examples as it is asked for
+    source = open_source(
         request.data,
         split=request.split,
         size=parse_size(request.size),
@@ -86,10 +90,15 @@ def open_data(request: "DataRequest") -> "Source":
         class_map=request.class_map,
         labels=request.labels,
         skip_unreadable=request.skip_unreadable,
-        length=request.limit,
+        length=request.limit if drawn else None,
         seed=request.seed,
         workers=request.workers,
     )
+    total = len(source)
+    if request.limit is not None and request.limit < total:
+        chosen = torch.randperm(total, generator=rng(request.seed, "limit"))[: request.limit]
+        source = source.take(chosen.sort().values)
+    return source, total
 
 
 class DataRequest(Protocol):

@@ -32,7 +32,7 @@ def subject_of_options(request: Request) -> Subject:
     from pellucid.jobs.opening import open_data, open_network
 
     opened = open_network(request.model, request.weights, normalize=request.normalize)
-    source = open_data(request)
+    source, _ = open_data(request)
     return Subject(
         opened.model, source, opened.facts, (request.size, request.fit), request.data, request.split
     )

@@ -13,7 +13,7 @@
     epochs = 15
 
 In place of `run`, `recipe = "net.toml"` trains that recipe in every cell; the factors are then keys of the recipe, such as
-"optimizer.lr" or "model.arguments.widths".
+"optimizer.lr", "model.arguments.widths" or "terms.1.arguments.alpha" (terms counted from 0).
 """
 
 import copy
@@ -116,13 +116,20 @@ def changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         *sections, last = key.split(".")
         inside: Any = out
         for section in sections:
-            inside = inside.get(section) if isinstance(inside, dict) else None
+            inside = _inside(inside, section)
         if not isinstance(inside, dict):
             raise ConfigError(
                 f"the recipe has no section [{'.'.join(sections)}] for the factor {key!r}; it has {list(out)}"
             )
         inside[last] = value
     return out
+
+
+def _inside(tree: Any, key: str) -> Any:
+    """One step down: a key of a section, or the number of a part of a list such as [[terms]], counted from 0."""
+    if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
+        return tree[int(key)]
+    return tree.get(key) if isinstance(tree, dict) else None
 
 
 def train_cell(content: Mapping[str, Any], scratch: Path) -> dict[str, float]:

@@ -33,8 +33,9 @@ def train_recipe(path: Path, out: Path, *, device: str | None = None) -> Path:
         ConfigError: A fault in the recipe, or a folder that cannot be written.
         StaleResultError: The folder holds a run of another recipe.
     """
-    from pellucid.jobs.inspect import tapped_layers
     from pellucid.jobs.opening import check_run_folder
+    from pellucid.jobs.standing import nothing_left_behind
+    from pellucid.jobs.tapping import tapped_layers
     from pellucid.recipe import load_recipe
     from pellucid.recipe.build import build
     from pellucid.train.processes import open_processes
@@ -48,8 +49,9 @@ def train_recipe(path: Path, out: Path, *, device: str | None = None) -> Path:
     training.model.to(crew.device)
     if training.test is not None:
         tapped_layers(training.model, training.test, recipe.inspect.layers, device=crew.device)
-    run = open_run(out, training, crew)
-    history = fit_recipe(training, run, crew)
+    with nothing_left_behind(out):
+        run = open_run(out, training, crew)
+        history = fit_recipe(training, run, crew)
     if crew.rank == 0:
         save_weights(training.model, run)
         run.save_table("history", history.columns, inputs=run.header["inputs"])
@@ -108,7 +110,7 @@ def fit_recipe(training: "Training", run: "Run", crew: "Processes") -> "History"
         say(
             f"training on {len(training.source):,} examples of {training.source.name}, {part.epochs} epochs ({crew.device})"
         )
-    with progress("training") as report:
+    with progress("training steps") as report:
         return fit(
             training.model,
             training.source,
@@ -169,7 +171,13 @@ def write_page(training: "Training", run: "Run", crew: "Processes") -> Path:
     )
     training.model.eval()
     return inspect_model(
-        training.model, training.test, run.path, request=request, model_facts=facts, device=crew.device
+        training.model,
+        training.test,
+        run.path,
+        request=request,
+        model_facts=facts,
+        device=crew.device,
+        job="train",
     )
 
 

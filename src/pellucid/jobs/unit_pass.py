@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pellucid._checks import StaleResultError
 from pellucid.data import Batch, Source
 from pellucid.evals.classify import wilson
 from pellucid.jobs.inspect import Request
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 MOST_COVARIANCE_UNITS = 4096
 SHOWN = 6  # top images on a unit's card; only these need thumbnails
 PARTIAL = "recording.safetensors"  # the pass so far; gone once the tables are written
-OUTPUT = ""  # the tap of the model itself: its logits
+DECISIONS = "the model's decisions"  # key of the tap that gives logits; no layer is called like this
 
 
 class Decisions:
@@ -56,13 +57,18 @@ def record_layers(
     model: nn.Module,
     source: Source,
     infos: Sequence[LayerInfo],
+    decisions: Tap | None,
     *,
     request: Request,
     run: Run,
     inputs: Mapping[str, str],
     device: torch.device,
 ) -> Recording:
-    """One pass over the source; its state is saved in the run every minute, and a killed pass goes on from there."""
+    """One pass over the source; its state is saved in the run every minute, and a killed pass goes on from there.
+
+    Args:
+        decisions: the tap of the model's logits; None where it has none that fit the data.
+    """
     labelled = bool(source.classes)
     taps = {info.name: Tap(info.name) for info in infos}
     stats: dict[str, dict[str, Stat]] = {}
@@ -72,24 +78,35 @@ def record_layers(
             stats[info.name]["by_class"] = ClassMoments(len(source.classes))
         if info.units <= MOST_COVARIANCE_UNITS:
             stats[info.name]["covariance"] = Covariance()
-    if OUTPUT not in taps:
-        taps[OUTPUT] = Tap(OUTPUT)
-        stats[OUTPUT] = {}
-    stats[OUTPUT]["decisions"] = Decisions(source)
-    with progress("recording") as report:
-        return record(
-            model,
-            source,
-            taps,
-            stats,
-            batch_size=request.batch_size,
-            device=device,
-            places=True,
-            non_finite="count" if request.count_non_finite else "error",
-            checkpoint=run.path / PARTIAL,
-            inputs=inputs,
-            progress=report,
-        )
+    if decisions is not None:
+        taps[DECISIONS] = decisions
+        stats[DECISIONS] = {"decisions": Decisions(source)}
+
+    # What only says how to go on after a bad sample may change between two attempts at the same pass.
+    same_pass = {name: value for name, value in inputs.items() if name != "settings"}
+
+    def attempt() -> Recording:
+        with progress("images recorded") as report:
+            return record(
+                model,
+                source,
+                taps,
+                stats,
+                batch_size=request.batch_size,
+                device=device,
+                places=True,
+                non_finite="count" if request.count_non_finite else "error",
+                checkpoint=run.path / PARTIAL,
+                inputs=same_pass,
+                progress=report,
+            )
+
+    try:
+        return attempt()
+    except StaleResultError:
+        say("the pass that was interrupted here had other settings; starting again")
+        (run.path / PARTIAL).unlink()
+        return attempt()
 
 
 def write_tables(
@@ -101,18 +118,23 @@ def write_tables(
     request: Request,
     model_facts: Mapping[str, Any],
     inputs: Mapping[str, str],
+    total: int,
+    accuracy_why: str,
 ) -> None:
     """Facts, tables, arrays and thumbnails; the units table last, because a run that has it is complete."""
     say("measuring and writing tables")
     measured = measure_layers(
         recording, infos, labelled=bool(source.classes), negative=policy(request.negative), seed=request.seed
     )
-    decisions = recording[OUTPUT]["decisions"]
+    decided = DECISIONS in recording
+    unseen = torch.full((len(source),), -1)
+    decisions = recording[DECISIONS]["decisions"] if decided else unseen
     run.save("model", model_facts, inputs=inputs)
-    run.save("data", data_facts(source, request, recording), inputs=inputs)
+    facts = data_facts(source, request, recording)
+    run.save("data", {**facts, "total": total, "accuracy_why": accuracy_why}, inputs=inputs)
     run.save("classes", {"classes": list(source.classes)}, inputs=inputs)
-    if source.classes and (facts := accuracy(source, decisions)):
-        run.save("accuracy", facts, inputs=inputs)
+    if source.classes and (found := accuracy(source, decisions)):
+        run.save("accuracy", found, inputs=inputs)
     top = top_table(measured)
     shown = dict.fromkeys(i for i, rank in zip(top["index"], top["rank"], strict=True) if rank < SHOWN)
     run.save_table("examples", example_table(run, source, list(shown), decisions), inputs=inputs)
@@ -142,6 +164,7 @@ def data_facts(source: Source, request: Request, recording: Recording) -> dict[s
         "split": request.split,
         "size": request.size,
         "fit": request.fit,
+        "limit": request.limit,
         "labelled": bool(source.classes),
         "skipped": [list(entry) for entry in recording.skipped],
     }

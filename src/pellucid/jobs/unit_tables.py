@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 Policy = Callable[["Tensor"], "Tensor"]
 DEAD = 1e-12  # a unit whose largest response stays below this never answered
-SELECTIVITY = ("si", "si_lo", "si_hi", "si_cf", "si_perm", "si_off", "d_prime", "eta2")
+SELECTIVITY = (
+    "si",
+    "si_lo",
+    "si_hi",
+    "si_cf",
+    "si_cf_lo",
+    "si_cf_hi",
+    "si_perm",
+    "si_off",
+    "d_prime",
+    "eta2",
+)
 
 
 @dc.dataclass(frozen=True)
@@ -48,10 +59,17 @@ def measure_layers(
             continue
         try:
             index = class_selectivity(stats["by_class"], negative=negative, seed=seed)
-            found.append(Measured(info, stats, index, ""))
+            found.append(Measured(info, stats, index, _why(index)))
         except DataError as error:
             found.append(Measured(info, stats, None, str(error)))
     return found
+
+
+def _why(index: "Selectivity") -> str:
+    """Why the indices of a layer are missing although they were computed; "" when they are there."""
+    if index.classes_present < 2:
+        return f"selectivity compares classes, and only {index.classes_present} has images"
+    return "every unit is dead" if bool(index.dead.all()) else ""
 
 
 def layer_table(measured: Sequence[Measured], n: int) -> dict[str, list[Any]]:

@@ -1,0 +1,65 @@
+"""The selectivity study runs end to end on digits, goes on where it stopped, and writes its page."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def study(out: Path, *options: str) -> str:
+    env = {key: value for key, value in os.environ.items() if key != "PELLUCID_DATA"}
+    env |= {"PELLUCID_SCRATCH": str(out / "scratch"), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "selectivity.py"),
+        "--preset",
+        "smoke",
+        "--dataset",
+        "digits",
+    ]
+    done = subprocess.run(
+        [*command, "--out", str(out / "results"), *options],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_study_runs_and_goes_on(tmp_path: Path) -> None:
+    assert "done=1" in study(tmp_path, "--arm", "permuted")
+    assert "done=3" in study(tmp_path)
+    table = tmp_path / "results" / "digits" / "cells.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["arm"], row["alpha"], row["status"]) for row in rows} == {
+        ("class", "0.0", "done"),
+        ("class", "5.0", "done"),
+        ("permuted", "5.0", "done"),
+    }
+    wanted = (
+        "accuracy",
+        "si_cf",
+        "si_off.relu2",
+        "dim_95.relu2",
+        "corruption_severity.3",
+        "pgd.0.1000",
+        "probe.relu3",
+    )
+    assert all(float(row[name]) >= 0 for row in rows for name in wanted)
+    before = table.read_text()
+    study(tmp_path)
+    assert table.read_text() == before
+    assert (tmp_path / "scratch" / "pellucid-selectivity" / "smoke" / "digits" / "scratch").is_dir()
+    study(tmp_path, "--page")
+    page = (tmp_path / "results" / "index.md").read_text()
+    assert "| 3 | 3 | 0 (none) |" in page and "+" in page
+    assert (tmp_path / "results" / "accuracy_selectivity.svg").stat().st_size > 2000
