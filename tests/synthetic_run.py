@@ -74,9 +74,10 @@ def _layer(rng: np.random.Generator, units: int, classes: int, *, depth: float) 
             off.max(0) + (off.sum(0) - off.max(0)) / (classes - 1)
         )
     width = 0.02 + 0.04 * rng.random(units)
+    cross = si - 0.03 + 0.02 * rng.standard_normal(units)
     return {
         "means": means, "dead": dead, "best": best, "si": si, "si_lo": si - width, "si_hi": si + width,
-        "si_cf": si - 0.03 + 0.02 * rng.standard_normal(units), "si_perm": np.where(dead, np.nan, 0.06 + 0.02 * rng.random(units)),
+        "si_cf": cross, "si_cf_lo": cross - 1.2 * width, "si_cf_hi": cross + 1.2 * width, "si_perm": np.where(dead, np.nan, 0.06 + 0.02 * rng.random(units)),
         "si_off": si_off, "d_prime": np.where(dead, np.nan, 4 * si), "eta2": np.where(dead, np.nan, si**2),
         "mean": means.mean(0), "std": means.mean(0) * 0.7, "max": means.max(0) * 4,
         "activity": np.where(dead, 0.0, np.clip(1.1 - depth * rng.random(units), 0, 1)),
@@ -90,6 +91,8 @@ def _unit_table(run: Run, names, worlds, classes, labelled: bool) -> None:
         "si_lo",
         "si_hi",
         "si_cf",
+        "si_cf_lo",
+        "si_cf_hi",
         "si_perm",
         "si_off",
         "d_prime",
@@ -100,7 +103,7 @@ def _unit_table(run: Run, names, worlds, classes, labelled: bool) -> None:
         "max",
         "activity",
     )
-    measured = keys[:8]
+    measured = keys[:10]
     for name, world in zip(names, worlds, strict=True):
         n = len(world["dead"])
         columns["layer"] += [name] * n

@@ -83,11 +83,11 @@ def overflow(page: Any) -> int:
 
 def test_sorting(page: Any, run: Run) -> None:
     open_front(page, run)
-    values = [float(v) for v in column(page, 4)]
+    values = [float(v.split()[0].replace("−", "-")) for v in column(page, 4)]
     assert values == sorted(values, reverse=True)
     assert len(values) == 25
     header(page, "Selectivity").click()
-    up = [float(v.replace("−", "-")) for v in column(page, 4)]
+    up = [float(v.split()[0].replace("−", "-")) for v in column(page, 4)]
     assert up == sorted(up)
     assert page.locator("#unit-table th[aria-sort=ascending]").inner_text().startswith("Selectivity")
     header(page, "Unit").click()
@@ -274,6 +274,17 @@ def test_pictures_are_drawn(page: Any, run: Run) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).reshape(16, 4, 16, 4, 3)
     assert (pixels == pixels[:, :1, :, :1]).all(), "each pixel of the image is a block of 4 x 4 on the screen"
     assert len(np.unique(pixels)) > 20
+
+
+@pytest.mark.parametrize("width", [1280, 1920, 2560])
+def test_six_thumbnails_stand_in_one_row(page: Any, run: Run, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 1000})
+    open_front(page, run)
+    rows = page.evaluate(
+        "[...document.querySelectorAll('.card .thumbs')].map(g => "
+        "new Set([...g.querySelectorAll('.thumb')].map(t => t.offsetTop)).size)"
+    )
+    assert set(rows) == {1}
 
 
 @pytest.mark.slow

@@ -379,6 +379,12 @@ def test_class_map_files(tmp_path, name, text):
         ("map.json", '{"cat": "281"}', "'cat': expected an output number"),
         ("map.json", '{"cat": []}', "'cat' needs one or more outputs"),
         ("map.json", '{"cat": [-1]}', "'cat' needs one or more outputs >= 0"),
+        (
+            "map.json",
+            '{"cat": [1, 2], "dog": 2}',
+            "output 2 stands for 'cat' and 'dog'; an output belongs to one",
+        ),
+        ("map.json", '{"cat": [1, 1]}', "output 1 stands twice for 'cat'"),
         ("map.json", '{"cat": {"a": [1], "b": [2]}}', "one list of output numbers, found 2"),
         ("map.csv", "name,index\ncat,3\n", "needs the columns class and index"),
         ("map.csv", "class,index\ncat,three\n", "'three' of 'cat' is no output number"),

@@ -249,6 +249,12 @@ def test_missing_and_empty(tmp_path, animals):
         folder_source(animals)
 
 
+def test_a_file_without_a_byte_is_called_empty(animals):
+    (animals / "cat" / "img1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"the file is empty \(0 bytes\)"):
+        folder_source(animals)
+
+
 def test_images_beside_classes(animals):
     save(animals / "stray.png")
     with pytest.raises(DataError, match=r"both in sub-folders and beside them \('stray.png'"):

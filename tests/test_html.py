@@ -104,6 +104,13 @@ def test_strip_places_what_it_is_given() -> None:
     assert (span.get("x1"), span.get("x2")) == ("25.0%", "75.0%")
     assert tree.find("svg").get("aria-label") == NASTY
     assert html.strip(float("nan"), label="x") == ""
+    beside = parsed(html.strip(0.1, extent=(0.5, 0.75), label="x"))
+    assert beside.find(".//line[@class='ci']") is None
+    assert [line.get("x1") for line in beside.findall(".//line[@class='extent']")] == [
+        "50.0%",
+        "50.0%",
+        "75.0%",
+    ]
     assert 'cx="100.0%"' in html.strip(7.0, label="beyond the end stays on the line")
     assert 'width="12.5%"' in html.fill(0.125, label="x")
 

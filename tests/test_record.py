@@ -1,5 +1,6 @@
 """`record` against loops, in any batching, through stops and kills of the process, and on bad input."""
 
+import dataclasses as dc
 import errno
 import gc
 import math
@@ -381,6 +382,24 @@ def test_mode_hooks_gradients_and_rng_are_left(untouched_rng: None) -> None:
     assert all(p.grad is None for p in model.parameters()) and torch.is_grad_enabled()
 
 
+class Noisy(nn.Module):
+    """Draws in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x + 0.1 * torch.randn_like(x))
+
+
+def test_a_model_that_draws_leaves_the_generators(untouched_rng: None) -> None:
+    taps = {"late": Tap("body.1")}
+    record(Noisy(), digits(), taps, on(taps, {"m": Moments()}))
+    with pytest.raises(ZeroDivisionError):
+        record(Noisy(), digits(), taps, on(taps, {"m": Moments()}), also=lambda *_: 1 / 0)  # type: ignore[arg-type]
+
+
 def test_progress_and_also() -> None:
     told: list[tuple[int, int]] = []
     outputs: list[tuple[Tensor, Batch]] = []
@@ -446,6 +465,18 @@ def test_a_nan_is_named(value: float) -> None:
     taps = {"good": Tap("body.1"), "bad": Tap("act")}
     with pytest.raises(NumericError, match=rf"layer 'act': the response of unit 2 to sample 37 is {value}"):
         record(Poison(value), poisoned(37, 50), taps, on(taps, {"m": Moments()}), batch_size=8)
+
+
+def test_a_nan_in_the_output_names_the_sample_as_the_source_does() -> None:
+    class Output(Poison):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean((2, 3))
+
+    source = dc.replace(poisoned(37), names=[f"image_{i}.png" for i in range(61)])
+    said = r"^the model's output: the response of unit 2 to sample 37 \(image_37\.png\) is nan.*--count-non-finite"
+    taps = {"out": Tap("")}
+    with pytest.raises(NumericError, match=said):
+        record(Output(), source, taps, on(taps, {"m": Moments()}))
 
 
 def test_a_nan_is_counted_and_left_out_everywhere_if_asked() -> None:

@@ -1,6 +1,7 @@
 """The pages of a run: what they say is what the tables hold, nothing is unescaped, nothing comes from elsewhere."""
 
 import csv
+import dataclasses as dc
 import json
 import os
 import re
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 
 from pellucid.report import SECTIONS, read, write_report
-from pellucid.report.contents import page_names
-from pellucid.report.findings import activity_by_layer, selectivity_by_layer
+from pellucid.report.contents import Contents, page_names
+from pellucid.report.findings import activity_by_layer, selectivity_by_layer, worth_a_look
 from pellucid.report.first import clearest
+from pellucid.report.header import header
 from pellucid.report.layer_page import layer_page
+from pellucid.report.reasons import reasons
 from pellucid.report.trust import checks
 from pellucid.report.units import search_index
 from pellucid.report.write import front_page, pages
@@ -234,7 +237,7 @@ def test_index_of_units(run: Run) -> None:
     data, units = script(run.path / "pages/assets/units.js"), run.table("units")
     assert data["unit"] == units["unit"].tolist()
     assert [data["layers"][i]["name"] for i in data["layer"]] == units["layer"].tolist()
-    for key in ("si_cf", "si", "si_lo", "si_perm"):
+    for key in ("si_cf", "si_cf_lo", "si_cf_hi", "si", "si_lo", "si_perm"):
         mine = np.array([np.nan if v is None else v for v in data["values"][key]])
         np.testing.assert_allclose(mine, units[key], atol=5.1e-4)
     words = data["values"]["top_class"]
@@ -289,7 +292,9 @@ def test_titles_state_the_finding(run: Run) -> None:
         and "lowest in features.0.relu" in around
     )
     assert "hardly differs" in selectivity_by_layer([contents.layers[0]] * 3)
-    assert activity_by_layer(contents.layers).startswith("Units answer to most images in features.0.relu")
+    assert activity_by_layer(contents.layers).startswith(
+        "Responses are above 0 on most images in features.0.relu"
+    )
 
 
 # -- runs that lack something -------------------------------------------------------------------------------------
@@ -331,6 +336,123 @@ def test_layers_without_an_index_say_why(tmp_path: Path) -> None:
     write_report(made)
     assert front(made).text.count("class means below zero") >= 2
     assert "1 of 2: class means below zero." in front(made).text
+
+
+def without_index(path: Path, *columns: str, **layer_columns: list) -> Contents:
+    """A run of two layers, the first without an index: `columns` are missing for it."""
+    made = make_run(path, units=(8, 8))
+    layers, units = made.table("layers"), made.table("units")
+    first = units["layer"] == layers["layer"][0]
+    for key in columns:
+        layers[key][0] = np.nan
+        if key in units:
+            units[key][first] = np.nan
+    made.save_table("units", units)
+    made.save_table("layers", {**layers, **layer_columns})
+    write_report(made)
+    return read(made)
+
+
+CROSS = ("si_cf", "si_cf_lo", "si_cf_hi")
+
+
+def test_a_long_reason_is_short_in_cells_and_whole_in_trust(tmp_path: Path) -> None:
+    sentence = (
+        "selectivity is defined for class means >= 0, but 3 of 8 units have negative ones (the first is unit 2): "
+        "name what to do with them: negative=rectify, negative=absolute or negative=shift_min"
+    )
+    contents = without_index(tmp_path / "run", *CROSS, "si", why=[sentence, ""])
+    found = {c.title: c.text for c in checks(contents)}["Layers without an index"]
+    assert found.startswith("1 of 2: negative class means. In features.0.relu: selectivity is defined")
+    assert found.endswith("--negative rectify, --negative abs or --negative shift-min.")
+    text = (contents.run.path / "index.html").read_text()
+    assert re.search(r'title="selectivity is defined[^"]*--negative[^"]*">negative class means</span>', text)
+    data = script(contents.run.path / "pages/assets/units.js")
+    assert data["layers"][0]["why"] == "negative class means"
+    assert "why" not in data["layers"][1]
+    cards = script(contents.run.path / "pages/features.0.relu.js")["html"]
+    assert any("negative class means" in card for card in cards)
+
+
+def test_an_index_that_is_missing_without_a_reason_gets_one(tmp_path: Path) -> None:
+    few = without_index(tmp_path / "few", *CROSS)
+    assert reasons(few)["features.0.relu"].short == "too few images a class"
+    assert "too few images a class" in (few.run.path / "pages/features.0.relu.html").read_text()
+    dead = without_index(tmp_path / "dead", *CROSS, "si", dead=[8, 0])
+    assert reasons(dead)["features.0.relu"].short == "every unit is dead"
+    one = dc.replace(without_index(tmp_path / "one", *CROSS, "si"), classes=("only",))
+    assert {why.short for why in reasons(one).values()} == {"needs at least 2 classes"}
+
+
+def test_a_sample_says_what_it_was_drawn_from(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", units=(4, 4))
+    made.save("data", {**made.facts("data"), "limit": 300, "total": 10_000})
+    text = str(header(read(made)))
+    assert "recorded on 300 of 10,000 images of 10 classes, drawn at random." in text
+    assert "<dd>300 of 10,000, drawn at random</dd>" in text
+    for facts in ({"limit": None, "total": 300}, {"limit": 300, "total": 300}, {}):
+        made.save("data", {**made.facts("data"), "limit": None, **facts})
+        assert "drawn at random" not in str(header(read(made)))
+
+
+def test_one_is_not_many(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", units=(1,), images=1)
+    lede = str(header(dc.replace(read(made), classes=("only",))))
+    assert "1 unit in 1 layer, recorded on 1 image of 1 class." in lede
+
+
+def test_accuracy_that_is_missing_says_why(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", units=(4, 4))
+    (made.path / "facts" / "accuracy.json").unlink()
+    made.save("data", {**made.facts("data"), "accuracy_why": "the model has 5 outputs, the data 10 classes"})
+    contents = read(made)
+    assert "Accuracy was not computed: the model has 5 outputs, the data 10 classes." in str(header(contents))
+    found = {c.title: c.text for c in checks(contents)}
+    assert found["Accuracy not computed"] == "The model has 5 outputs, the data 10 classes."
+
+
+def test_negative_responses_are_not_called_answers(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", units=(8,))
+    units, layers = made.table("units"), made.table("layers")
+    units["dead"][:] = 0
+    units["activity"][:3] = 0.0
+    made.save_table("units", units)
+    made.save_table("layers", {**layers, "dead": [0], "dead_fraction": [0.0]})
+    found = {c.title: c.text for c in checks(read(made))}
+    assert found["Dead units"] == "None of 8 units. 3 more with activity 0 responded, but never above 0."
+
+
+def test_cards_and_table_give_the_interval_of_the_index(run: Run) -> None:
+    units, contents = run.table("units"), read(run)
+    row = clearest(contents)[0]
+    said = "{:.3f} [{:.3f}, {:.3f}]".format(*(units[key][row] for key in CROSS))
+    assert said in front(run).text
+    assert said in script(run.path / f"pages/{units['layer'][row]}.js")["html"][0]
+    columns = {c["key"]: c for c in script(run.path / "pages/assets/units.js")["columns"]}
+    assert (columns["si_cf"]["low"], columns["si_cf"]["high"]) == ("si_cf_lo", "si_cf_hi")
+
+
+def test_findings_do_not_claim_too_much(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", units=(8, 8, 8))
+    layers = made.table("layers")
+    layers["si_cf"] = np.array([0.1, 0.4, 0.55])
+    layers["si_cf_lo"] = np.array([0.05, -0.1, 0.5])
+    layers["dead_fraction"] = np.array([0.25, 0.25, 0.0])
+    made.save_table("layers", layers)
+    said = {why.partition(":")[0]: layer.name for why, layer in worth_a_look(read(made))}
+    assert said["along with features.1.relu has the largest share of dead units"] == "features.0.relu"
+    assert said["adds most selectivity"] == "features.2.relu", (
+        "the larger step ends in a layer that may be at chance"
+    )
+
+
+def test_the_activity_range_is_no_interval(run: Run) -> None:
+    text = (run.path / "index.html").read_text()
+    assert "activity: dot, mean; line, middle half of the units" in text
+    mark = re.search(r'<svg class="strip"[^>]*middle half of the units[^>]*>(.*?)</svg>', text)
+    assert mark
+    assert 'class="extent"' in mark[1]
+    assert 'class="ci"' not in mark[1]
 
 
 def test_a_run_with_nothing_in_it(tmp_path: Path) -> None:

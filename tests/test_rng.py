@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 
-from pellucid.rng import derive, rng, stream
+from pellucid.rng import derive, kept_generators, rng, stream
 
 
 def test_streams_depend_on_the_key_alone(untouched_rng: None) -> None:
@@ -21,6 +21,11 @@ def test_the_numbers_never_change() -> None:
     """Results name their seeds; other numbers under the same seed would make them unrepeatable."""
     assert derive(0) == 7520536977032167579
     assert derive(7, "shuffle", 3) == 7700369463484693251
+
+
+def test_generators_are_put_back(untouched_rng: None) -> None:
+    with kept_generators(torch.device("cpu")):
+        torch.rand(3)
 
 
 def test_derive_loads_no_torch() -> None:

@@ -229,6 +229,17 @@ def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, con
         load_weights(path)
 
 
+def test_other_files_are_called_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"is empty \(0 bytes\)"):
+        load_weights(damaged("empty", tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"is not a checkpoint: it begins with b'not weights.*expected a safetens"
+    ):
+        load_weights(damaged("text", tmp_path))
+    with pytest.raises(WeightsError, match="cut short"):
+        load_weights(damaged("cut", tmp_path))
+
+
 def test_what_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not exist; give a safetensors file or a torch checkpoint"):
         load_weights(tmp_path / "none.pth")
@@ -284,6 +295,13 @@ def test_prefixes_come_off(state: dict[str, Tensor], prefix: str) -> None:
     assert (report.prefix, report.added) == (prefix, "")
     assert set(report.matched) == set(STATE)
     assert any(prefix in note for note in report.notes) or not prefix
+
+
+def test_an_averaged_model_loads() -> None:
+    model = net()
+    report = apply_weights(model, {"n_averaged": torch.tensor(3), **renamed("module.")})
+    assert same(model, STATE)
+    assert (report.prefix, report.unexpected) == ("module.", ("n_averaged",))
 
 
 def test_the_models_own_prefix_goes_on() -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,3 +33,21 @@ def rng(seed: int, *key: int | str | float) -> "torch.Generator":
 def stream(seed: int, *key: int | str | float) -> np.random.Generator:
     """The same for numpy: a fresh generator for (seed, key)."""
     return np.random.default_rng(derive(seed, *key))
+
+
+@contextmanager
+def kept_generators(device: "torch.device") -> Generator[None]:
+    """Put torch's global generators of the CPU and of `device` back as they were, also after an error.
+
+    For code that is not ours, which draws from them: initial weights, dropout, a model that adds noise.
+    """
+    import torch
+
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        if device.type != "cpu":
+            module = torch.get_device_module(device)
+            stack.callback(module.set_rng_state, module.get_rng_state())
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
+        yield

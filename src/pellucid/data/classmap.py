@@ -31,6 +31,18 @@ class ClassMap:
         for name, outputs in zip(self.names, self.outputs, strict=True):
             if not outputs or min(outputs) < 0:
                 raise DataError(f"class map: {name!r} needs one or more outputs >= 0, got {list(outputs)}")
+        owner: dict[int, str] = {}
+        for name, output in (
+            (n, o) for n, outputs in zip(self.names, self.outputs, strict=True) for o in outputs
+        ):
+            if output in owner:
+                where = (
+                    f"twice for {name!r}" if owner[output] == name else f"for {owner[output]!r} and {name!r}"
+                )
+                raise DataError(
+                    f"class map: output {output} stands {where}; an output belongs to one class, and counts once"
+                )
+            owner[output] = name
 
     def align(self, classes: Sequence[str]) -> "ClassMap":
         """The same map with `classes` first and in their order; other names follow and stay in competition."""

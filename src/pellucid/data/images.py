@@ -46,7 +46,7 @@ class Header:
 
 def peek(stream: BufferedIOBase) -> Header:
     """Read the header of an image and look whether the file ends as its format says."""
-    with Image.open(cast("IO[bytes]", stream)) as image:
+    with _open(stream) as image:
         width, height = image.size
         if "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
@@ -64,7 +64,7 @@ def decode(stream: BufferedIOBase, look: Look) -> Float[Tensor, "channels height
     65,535 and everything else by 255. Grey stays one channel unless `look.channels` says otherwise; RGB becomes
     grey by ITU-R 601 luma. Then it is fitted to `look.size` (see `fit_image`).
     """
-    with Image.open(cast("IO[bytes]", stream)) as opened:
+    with _open(stream) as opened:
         image = _plain(ImageOps.exif_transpose(opened))
     if look.channels == "grey" and image.mode == "RGB":
         image = image.convert("L")
@@ -104,6 +104,13 @@ def cover(old: tuple[int, int], new: tuple[int, int]) -> tuple[tuple[int, int], 
     else:
         covering = h, max(w, int(h * width / height))
     return covering, (round((covering[0] - h) / 2), round((covering[1] - w) / 2))
+
+
+def _open(stream: BufferedIOBase) -> Image.Image:
+    if not stream.read(1):
+        raise DataError("the file is empty (0 bytes)")
+    stream.seek(0)
+    return Image.open(cast("IO[bytes]", stream))
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from pellucid.html.charts import Series, column_chart, histogram, line_chart
 from pellucid.html.marks import bars, fill, strip
-from pellucid.html.numbers import count, decimals, interval, is_missing, number, percent
+from pellucid.html.numbers import count, counted, decimals, interval, is_missing, number, percent
 from pellucid.html.text import breakable, missing, table
 from pellucid.html.thumbs import Place, Thumb, image_grid, sprite_sheets, thumb
 
@@ -21,6 +21,7 @@ __all__ = [
     "breakable",
     "column_chart",
     "count",
+    "counted",
     "decimals",
     "escape",
     "fill",

@@ -18,6 +18,7 @@ def strip(
     domain: tuple[float | int, float | int] = (0.0, 1.0),
     ring: Real = None,
     tick: Real = None,
+    extent: tuple[Real, Real] = (None, None),
 ) -> Markup:
     """A dot with its interval on a line that spans `domain`; empty where `value` is missing.
 
@@ -25,6 +26,7 @@ def strip(
         label: the mark in words, for who does not see it.
         ring: a second value, drawn hollow; the raw index beside the cross-fitted one.
         tick: a reference, drawn as a short upright line; the value that chance gives.
+        extent: a range that is no interval of the value and may lie beside it, drawn as a bracket below the line.
     """
     at = _position(value, domain)
     if at is None:
@@ -37,6 +39,10 @@ def strip(
     a, b = _position(low, domain), _position(high, domain)
     if a is not None and b is not None:
         parts.append(f'<line class="ci" x1="{a}" x2="{b}" y1="8" y2="8"/>')
+    a, b = _position(extent[0], domain), _position(extent[1], domain)
+    if a is not None and b is not None:
+        parts.append(f'<line class="extent" x1="{a}" x2="{b}" y1="14.5" y2="14.5"/>')
+        parts += [f'<line class="extent" x1="{x}" x2="{x}" y1="11.5" y2="15"/>' for x in (a, b)]
     parts.append(f'<circle class="dot" cx="{at}" cy="8" r="3.5"/>')
     return Markup('<svg class="strip" role="img" aria-label="{}">{}</svg>').format(
         label, Markup("".join(parts))

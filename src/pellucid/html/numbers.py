@@ -68,5 +68,10 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number of things with their name: "1 class", "10,000 images"; `many` where it is not `one` and an s."""
+    return f"{count(n)} {one if n == 1 else many or one + 's'}"
+
+
 def _signed(text: str) -> str:
     return "−" + text[1:] if text.startswith("-") and text.strip("-0.,") else text.removeprefix("-")

@@ -13,9 +13,10 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(BREAKS.split(name))
 
 
-def missing(reason: str) -> Markup:
-    """What stands in place of a number that is not there: its reason, set apart by its look."""
-    return Markup('<span class="missing">{}</span>').format(reason)
+def missing(reason: str, *, title: str = "") -> Markup:
+    """What stands in place of a number that is not there: its reason, set apart by its look; `title` says more."""
+    more = Markup(' title="{}"').format(title) if title and title != reason else ""
+    return Markup('<span class="missing"{}>{}</span>').format(more, reason)
 
 
 def table(

@@ -2,9 +2,9 @@
 
 import dataclasses as dc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pellucid._checks import StaleResultError
+from pellucid.jobs.demo_network import demo_network
 from pellucid.jobs.evaluate import Evaluation
 from pellucid.jobs.progress import progress, say
 
@@ -19,18 +19,6 @@ QUICK = Evaluation(
     batch_size=200,
 )
 """What of robustness the demo shows: corruptions that need no extra package, one attack at four radii."""
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-def demo_network(seed: int) -> "nn.Module":
-    """The untrained network of the demo; its initial weights depend on `seed` alone."""
-    from pellucid.train import seeded
-    from pellucid.zoo import conv_net
-
-    with seeded(seed):
-        return conv_net(in_channels=1, classes=10)
 
 
 def run_demo(out: Path, *, seed: int, device: str | None, epochs: int) -> Path:

@@ -91,7 +91,7 @@ def _trained(run: "Run", weights: Path | None, data: str | None) -> Subject:
 
 def _demonstrated(run: "Run", weights: Path | None, data: str | None) -> Subject:
     from pellucid.data import open_source
-    from pellucid.jobs.demo import demo_network
+    from pellucid.jobs.demo_network import demo_network
 
     model = demo_network(int(run.header.get("seed", 0)))
     source = open_source(data or "digits", split="test")

@@ -135,31 +135,13 @@ def _inside(tree: Any, key: str) -> Any:
 def train_cell(content: Mapping[str, Any], scratch: Path) -> dict[str, float]:
     """Train one recipe, resuming in `scratch`, and measure it on its test data."""
     from pellucid.evals.classify import accuracy
+    from pellucid.jobs.train import fit_training
     from pellucid.recipe import Recipe
     from pellucid.recipe.build import build
-    from pellucid.train import fit
 
     recipe = Recipe.model_validate(content)
     training, part = build(recipe), recipe.train
-    history = fit(
-        training.model,
-        training.source,
-        training.optimizer,
-        training.terms,
-        weights=training.weights,
-        epochs=part.epochs,
-        batch_size=part.batch_size,
-        seed=part.seed,
-        prepare=training.prepare,
-        schedule=training.schedule,
-        schedule_by="epoch" if recipe.schedule is None else recipe.schedule.by,
-        checkpoint=scratch / "training",
-        every=part.every,
-        device=part.device,
-        precision=part.precision,
-        accumulate=part.accumulate,
-        clip=part.clip,
-    )
+    history = fit_training(training, scratch / "training", device=part.device)
     measures = {"train_loss": history.last["loss"], "train_accuracy": history.last["accuracy"]}
     if training.test is not None:
         measures["accuracy"] = accuracy(training.model, training.test, batch_size=part.batch_size).accuracy

@@ -1,7 +1,7 @@
 """`pellucid train`: a recipe becomes a run folder with weights, history and a page about the network."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +9,7 @@ from pellucid._checks import StaleResultError
 from pellucid.jobs.progress import progress, say
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from pellucid.recipe.build import Training
@@ -103,35 +104,53 @@ def flat(recipe: Any, place: str = "") -> dict[str, Any]:
 
 def fit_recipe(training: "Training", run: "Run", crew: "Processes") -> "History":
     """Train, or go on, or find it trained; the checkpoint lies in the run."""
-    from pellucid.train import fit
 
-    part, schedule = training.recipe.train, training.recipe.schedule
+    part = training.recipe.train
     if crew.rank == 0 and not (run.path / WEIGHTS).exists():
         say(
             f"training on {len(training.source):,} examples of {training.source.name}, {part.epochs} epochs ({crew.device})"
         )
     with progress("training steps") as report:
-        return fit(
-            training.model,
-            training.source,
-            training.optimizer,
-            training.terms,
-            weights=training.weights,
-            epochs=part.epochs,
-            batch_size=part.batch_size,
-            seed=part.seed,
-            prepare=training.prepare,
-            validation=training.validation,
-            schedule=training.schedule,
-            schedule_by="epoch" if schedule is None else schedule.by,
-            checkpoint=run.path / CHECKPOINT,
-            every=part.every,
+        return fit_training(
+            training,
+            run.path / CHECKPOINT,
             device=crew.device,
-            precision=part.precision,
-            accumulate=part.accumulate,
-            clip=part.clip,
             progress=report if crew.rank == 0 else None,
         )
+
+
+def fit_training(
+    training: "Training",
+    checkpoint: Path,
+    *,
+    device: "torch.device | str | None" = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> "History":
+    """`fit` with everything that a recipe says."""
+    from pellucid.train import fit
+
+    part, schedule = training.recipe.train, training.recipe.schedule
+    return fit(
+        training.model,
+        training.source,
+        training.optimizer,
+        training.terms,
+        weights=training.weights,
+        epochs=part.epochs,
+        batch_size=part.batch_size,
+        seed=part.seed,
+        prepare=training.prepare,
+        validation=training.validation,
+        schedule=training.schedule,
+        schedule_by="epoch" if schedule is None else schedule.by,
+        checkpoint=checkpoint,
+        every=part.every,
+        device=device,
+        precision=part.precision,
+        accumulate=part.accumulate,
+        clip=part.clip,
+        progress=progress,
+    )
 
 
 def save_weights(model: "nn.Module", run: "Run") -> None:

@@ -228,17 +228,22 @@ class Board:
         by_tap = {t: bad[:, starts[t] : starts[t] + w].any(1) for t, w in self.widths.items()}
         return {tap: rows for tap, rows in by_tap.items() if bool(rows.any())}
 
-    def explain_bad(self, values: Float64[Tensor, "batch units"], batch: Batch) -> NumericError:
-        """The error that names layer, unit and sample of the first NaN or infinity."""
+    def explain_bad(
+        self, values: Float64[Tensor, "batch units"], batch: Batch, *, names: Sequence[str] | None
+    ) -> NumericError:
+        """The error that names layer, unit and sample of the first NaN or infinity; `names` are the source's own."""
         bad = self.find_bad(values)
         tap = next(t for t in self.taps if t in bad)
         start = starts_of(self.taps, self.widths)[tap]
         responses = values[:, start : start + self.widths[tap]]
         row, unit = (~torch.isfinite(responses)).nonzero()[0].tolist()
+        layer, sample = self.taps[tap].layer, int(batch.index[row])
+        where = f"layer {layer!r}" if layer else "the model's output"
+        called = "" if names is None else f" ({names[sample]})"
         return NumericError(
-            f"layer {self.taps[tap].layer!r}: the response of unit {unit} to sample {int(batch.index[row])} is "
-            f"{float(responses[row, unit])}; look at that sample and at the layers before, or record with "
-            'non_finite="count" to leave such samples out and count them'
+            f"{where}: the response of unit {unit} to sample {sample}{called} is {float(responses[row, unit])}; "
+            'look at that sample and at the layers before, or record with non_finite="count" (--count-non-finite on the command '
+            "line) to leave such samples out and count them"
         )
 
     def _places(self, group: Group, rows: Bool[Tensor, " all"] | None, n: int) -> Tensor | None:

@@ -15,6 +15,7 @@ from pellucid.data import Batch, Source
 from pellucid.record.board import Board
 from pellucid.record.checkpoint import Checkpoint, Tally, identity
 from pellucid.record.ranks import Ranks, choose_device, find_ranks, refuse_sharded
+from pellucid.rng import kept_generators
 from pellucid.stats import Stat
 from pellucid.taps import Tap, unwrap, watch
 
@@ -143,7 +144,12 @@ class _Pass:
         start = self.tally.next_batch
         self.skipped_before = tuple(self.tally.skipped)
         batches = self.source.batches(batch_size, start=start, shard=(ranks.rank, ranks.world))
-        with evaluating(self.model), torch.no_grad(), watch(self.model, self.board.watched()) as seen:
+        with (
+            kept_generators(self.device),
+            evaluating(self.model),
+            torch.no_grad(),
+            watch(self.model, self.board.watched()) as seen,
+        ):
             for batch in batches:
                 self._one(batch, seen)
                 self.tally.next_batch = batch.number + 1
@@ -162,7 +168,7 @@ class _Pass:
         values = self.board.take(seen, batch)
         bad = self.board.find_bad(values)
         if bad and self.policy == "error":
-            raise self.board.explain_bad(values, batch)
+            raise self.board.explain_bad(values, batch, names=self.source.names)
         if bad:
             self._leave_out(values, batch, bad)
         else:

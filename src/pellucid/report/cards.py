@@ -1,6 +1,7 @@
 """A unit as a card: its top images, its answer to each class, its index beside what chance gives."""
 
 import dataclasses as dc
+import functools
 
 import numpy as np
 from markupsafe import Markup
@@ -19,6 +20,7 @@ from pellucid.html import (
 )
 from pellucid.report.contents import Contents, Layer, shown_name
 from pellucid.report.notes import term
+from pellucid.report.reasons import Reason, reason
 from pellucid.report.templates import render
 
 MOST_BARS = 24
@@ -31,6 +33,8 @@ OWN = frozenset(
         "si_lo",
         "si_hi",
         "si_cf",
+        "si_cf_lo",
+        "si_cf_hi",
         "si_perm",
         "si_off",
         "d_prime",
@@ -58,6 +62,11 @@ class Cards:
     contents: Contents
     layer: Layer
     root: str
+
+    @functools.cached_property
+    def why(self) -> Reason | None:
+        """Why the layer has no index, if it has none."""
+        return reason(self.contents, self.layer)
 
     def card(self, unit_row: int) -> Markup:
         """The card of the unit in row `unit_row` of the table `units`."""
@@ -115,16 +124,21 @@ class Cards:
 
     def _rows(self, row: int) -> list[tuple[Markup, Markup | str, str]]:
         """Name, mark and number of each measure."""
-        cross, raw, low, high, chance = (
-            self._number(k, row) for k in ("si_cf", "si", "si_lo", "si_hi", "si_perm")
-        )
+        cross, low, high = (self._number(k, row) for k in ("si_cf", "si_cf_lo", "si_cf_hi"))
+        raw, raw_low, raw_high = (self._number(k, row) for k in ("si", "si_lo", "si_hi"))
+        chance = self._number("si_perm", row)
         rows: list[tuple[Markup, Markup | str, str]] = []
         if cross is not None:
-            domain = (min(0.0, max(-1.0, cross)), 1.0)
-            words = f"cross-fitted {number(cross)}, raw {interval(raw, low, high)}, labels permuted {number(chance)}"
-            mark = strip(cross, ring=raw, tick=chance, low=low, high=high, domain=domain, label=words)
-            rows.append((self._term("si_cf", "selectivity"), mark, number(cross, 3)))
-            rows.append((self._term("si", "raw"), "", interval(raw, low, high, digits=3)))
+            domain = (max(-1.0, min(0.0, cross, 0.0 if low is None else low)), 1.0)
+            words = f"cross-fitted {interval(cross, low, high)}, raw {number(raw)}, labels permuted {number(chance)}"
+            mark = strip(cross, low, high, ring=raw, tick=chance, domain=domain, label=words)
+            rows.append((self._term("si_cf", "selectivity"), mark, interval(cross, low, high, digits=3)))
+        elif self.why is not None and self.contents.labelled and not self._flag("dead", row):
+            said = missing(self.why.short, title=self.why.sentence)
+            rows.append((self._term("si_cf", "selectivity"), "", said))
+        if raw is not None:
+            rows.append((self._term("si", "raw"), "", interval(raw, raw_low, raw_high, digits=3)))
+        if chance is not None:
             rows.append((self._term("si_perm", "permuted"), "", number(chance, 3)))
         active = self._number("activity", row)
         if active is not None:
@@ -164,13 +178,6 @@ class Cards:
     def _flag(self, column: str, row: int) -> bool:
         values = self.contents.units.get(column)
         return values is not None and bool(values[row])
-
-
-def why_missing(contents: Contents, layer: Layer, *, dead: bool) -> Markup:
-    """Why a unit has no index."""
-    if dead:
-        return missing("dead")
-    return missing("no labels" if not contents.labelled else layer.why or "not computed")
 
 
 def ranked(contents: Contents, rows: np.ndarray) -> np.ndarray:

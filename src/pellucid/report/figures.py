@@ -68,7 +68,7 @@ def _activity(contents: Contents) -> dict[str, object] | None:
             domain=(0.0, 1.0),
             links=[f"pages/{layer.page}.html" for layer in contents.layers],
         ),
-        "note": "A point is a unit, a dot the mean of a layer. Points at 0 answered to no image.",
+        "note": "A point is a unit, a dot the mean of a layer. Points at 0 never responded above 0.",
     }
 
 
@@ -100,4 +100,6 @@ def _preferred(contents: Contents) -> dict[str, object] | None:
 def _most_preferred(contents: Contents, best: np.ndarray) -> str:
     counts = np.bincount(best[best >= 0], minlength=len(contents.classes))
     first = int(counts.argmax())
+    if (counts == counts[first]).sum() > 1:
+        return f"No class is preferred by more than {counts[first]:,} of {counts.sum():,} units"
     return f"“{contents.classes[first]}” is preferred by {counts[first]:,} of {counts.sum():,} units, more than any other class"

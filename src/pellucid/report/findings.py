@@ -1,10 +1,11 @@
 """Sentences computed from the numbers: the titles of figures, and what is worth a look."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pellucid.html import count, number, percent
+from pellucid.html import count, counted, number, percent
 from pellucid.report.contents import Contents, Layer, shown_name
 
 
@@ -29,7 +30,7 @@ def selectivity_by_layer(layers: Sequence[Layer]) -> str:
 
 
 def activity_by_layer(layers: Sequence[Layer]) -> str:
-    """Which layers answer to most and to fewest images."""
+    """In which layers responses are above 0 on most and on fewest images."""
     known = [
         (value, shown_name(layer.name)) for layer in layers if (value := layer.get("activity")) is not None
     ]
@@ -37,8 +38,11 @@ def activity_by_layer(layers: Sequence[Layer]) -> str:
         return "No layer has a recorded activity"
     low, high = min(known), max(known)
     if high[0] - low[0] < 0.01:
-        return f"Units answer to {percent(high[0])} of the images in every layer"
-    return f"Units answer to most images in {high[1]} ({percent(high[0])}), to fewest in {low[1]} ({percent(low[0])})"
+        return f"Responses are above 0 on {percent(high[0])} of the images in every layer"
+    return (
+        f"Responses are above 0 on most images in {high[1]} ({percent(high[0])}), "
+        f"on fewest in {low[1]} ({percent(low[0])})"
+    )
 
 
 def above_chance(layer: Layer) -> bool | None:
@@ -50,9 +54,11 @@ def above_chance(layer: Layer) -> bool | None:
 
 
 def selective_units(contents: Contents, rows: np.ndarray) -> np.ndarray:
-    """Which of the units in `rows` have an index whose interval lies above what permuted labels give."""
-    low, chance, cross = (contents.column(name, rows) for name in ("si_lo", "si_perm", "si_cf"))
-    return (low > chance) & (cross > 0)
+    """Which of the units in `rows` have a raw index above what permuted labels give and a cross-fitted one above 0."""
+    raw, chance, cross, low = (
+        contents.column(key, rows) for key in ("si_lo", "si_perm", "si_cf", "si_cf_lo")
+    )
+    return (raw > chance) & (cross > 0) & ~(low <= 0)
 
 
 def layer_in_short(contents: Contents, layer: Layer) -> str:
@@ -61,46 +67,64 @@ def layer_in_short(contents: Contents, layer: Layer) -> str:
     dead = int(contents.column("dead", layer.units).sum()) if "dead" in contents.units else 0
     silent = f"; {count(dead)} {'is' if dead == 1 else 'are'} dead" if dead else ""
     if layer.get("si_cf") is None:
-        return f"{count(n)} units{silent}"
+        return f"{counted(n, 'unit')}{silent}"
     chosen = int(selective_units(contents, layer.units).sum())
-    return f"{count(chosen)} of {count(n)} units prefer a class by more than permuted labels explain{silent}"
+    verb = "prefers" if chosen == 1 else "prefer"
+    return (
+        f"{count(chosen)} of {counted(n, 'unit')} {verb} a class by more than permuted labels explain{silent}"
+    )
 
 
 def worth_a_look(contents: Contents) -> list[tuple[str, Layer]]:
     """Layers that stand out, each with the sentence that says why."""
-    found: list[tuple[str, Layer]] = []
-    dead = [(layer.get("dead_fraction") or 0.0, layer) for layer in contents.layers]
-    most = max(dead, key=lambda pair: pair[0], default=None)
-    if most and most[0] >= 0.05:
-        found.append((f"has the largest share of dead units: {percent(most[0])}", most[1]))
+    return [
+        *_most_dead(contents.layers),
+        *_largest_step(contents.layers),
+        *_fewest_dimensions(contents.layers),
+    ]
+
+
+def _most_dead(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer]]:
+    shares = [layer.get("dead_fraction") or 0.0 for layer in layers]
+    most = max(shares, default=0.0)
+    if most < 0.05:
+        return
+    first, *others = [layer for layer, share in zip(layers, shares, strict=True) if share == most]
+    if others:
+        names = ", ".join(shown_name(layer.name) for layer in others[:3]) + (
+            " and others" if others[3:] else ""
+        )
+        yield f"along with {names} has the largest share of dead units: {percent(most)}", first
+    else:
+        yield f"has the largest share of dead units: {percent(most)}", first
+
+
+def _largest_step(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer]]:
+    """The largest gain or loss from one layer to the next; what is not above chance is neither."""
     steps = [
         (after - before, b)
-        for a, b in zip(contents.layers, contents.layers[1:], strict=False)
-        if (before := a.get("si_cf")) is not None and (after := b.get("si_cf")) is not None
+        for a, b in itertools.pairwise(layers)
+        if (before := a.get("si_cf")) is not None
+        and (after := b.get("si_cf")) is not None
+        and above_chance(b if after > before else a) is not False
     ]
-    if steps:
-        step, layer = max(steps, key=lambda pair: abs(pair[0]))
-        if abs(step) > 0.05:
-            found.append(
-                (
-                    f"{'adds' if step > 0 else 'loses'} most selectivity: {number(abs(step))} in one step",
-                    layer,
-                )
-            )
+    step, layer = max(steps, key=lambda pair: abs(pair[0]), default=(0.0, None))
+    if layer is not None and abs(step) > 0.05:
+        yield f"{'adds' if step > 0 else 'loses'} most selectivity: {number(abs(step))} in one step", layer
+
+
+def _fewest_dimensions(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer]]:
     shares = [
         (pr / units, layer)
-        for layer in contents.layers
+        for layer in layers
         if (pr := layer.get("pr")) is not None and (units := layer.get("units"))
     ]
-    if shares:
-        share, layer = min(shares, key=lambda pair: pair[0])
-        found.append(
-            (
-                f"uses the smallest share of its dimensions: participation ratio {percent(share)} of its units",
-                layer,
-            )
+    share, layer = min(shares, key=lambda pair: pair[0], default=(0.0, None))
+    if layer is not None and len(layers) > 1:
+        yield (
+            f"uses the smallest share of its dimensions: participation ratio {percent(share)} of its units",
+            layer,
         )
-    return found
 
 
 def _error(layer: Layer) -> float:

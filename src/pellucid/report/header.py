@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pellucid.html import count, missing, percent
+from pellucid.html import count, counted, missing, percent
 from pellucid.report.contents import Contents
 from pellucid.report.templates import render
 
@@ -47,16 +47,26 @@ def normalisation(value: Any) -> str:
 def _lede(contents: Contents) -> str:
     layers, units = len(contents.layers), len(contents.units.get("unit", ()))
     n, classes = contents.data.get("n"), len(contents.classes)
-    parts = [f"{count(units)} units in {count(layers)} layers"] if layers else []
+    parts = [f"{counted(units, 'unit')} in {counted(layers, 'layer')}"] if layers else []
     if n:
-        of = f" of {count(classes)} classes" if classes else " without labels"
-        parts.append(f"{'recorded on ' if parts else ''}{count(int(n))} images{of}")
+        of = f" of {counted(classes, 'class', 'classes')}" if classes else " without labels"
+        total = _drawn_from(contents.data)
+        images = f"{count(int(n))} of {counted(total, 'image')}" if total else counted(int(n), "image")
+        parts.append(f"{'recorded on ' if parts else ''}{images}{of}{', drawn at random' if total else ''}")
     words = f"{', '.join(parts)}." if parts else ""
     accuracy = contents.accuracy
-    if accuracy:
+    if accuracy.get("accuracy") is not None:
         right = percent(accuracy.get("accuracy"), accuracy.get("lo"), accuracy.get("hi"))
         words += f" The network classifies {right} of them correctly."
+    elif why := contents.data.get("accuracy_why"):
+        words += f" Accuracy was not computed: {str(why).rstrip('.')}."
     return words
+
+
+def _drawn_from(data: Mapping[str, Any]) -> int | None:
+    """The number of images that those of the run were drawn from, None where all were asked for."""
+    limit, total = data.get("limit"), data.get("total")
+    return int(total) if limit is not None and total is not None and limit < total else None
 
 
 def _network(model: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -81,13 +91,18 @@ def _data(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [
         ("data", _code(data.get("spec") or data.get("name"))),
         ("split", data.get("split") or missing("not split")),
-        ("images", count(int(data["n"])) if data.get("n") is not None else missing("not counted")),
+        ("images", _images(data) if data.get("n") is not None else missing("not counted")),
         ("classes", count(int(data["classes"])) if data.get("classes") else missing("no labels")),
         ("fingerprint", _hash(data.get("fingerprint"))),
     ]
     if size:
         rows.append(("size", f"{_times(size)} px" + (f", {data['fit']}" if data.get("fit") else "")))
     return rows
+
+
+def _images(data: Mapping[str, Any]) -> str:
+    total = _drawn_from(data)
+    return count(int(data["n"])) + (f" of {count(total)}, drawn at random" if total else "")
 
 
 def _run(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -5,11 +5,12 @@ import json
 import numpy as np
 from markupsafe import Markup
 
-from pellucid.html import count, histogram, interval, is_missing, number, percent
+from pellucid.html import count, histogram, interval, is_missing, missing, number, percent
 from pellucid.report.cards import Cards, ranked
 from pellucid.report.contents import Contents, Layer, shown_name
 from pellucid.report.findings import layer_in_short
 from pellucid.report.notes import term
+from pellucid.report.reasons import reason
 from pellucid.report.templates import render
 
 ROOT = "../"
@@ -100,13 +101,8 @@ def _facts(contents: Contents, layer: Layer) -> list[tuple[Markup | str, str]]:
                 f"{count(int(layer.get('dead') or 0))} ({percent(layer.get('dead_fraction'))})",
             )
         )
-    if layer.get("si_cf") is None:
-        rows.append(
-            (
-                term("si_cf", "selectivity", root=ROOT),
-                "no labels" if not contents.labelled else layer.why or "not computed",
-            )
-        )
+    if (why := reason(contents, layer)) is not None:
+        rows.append((term("si_cf", "selectivity", root=ROOT), missing(why.short, title=why.sentence)))
     return [(name, value) for name, value in rows if value]
 
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from pellucid.html import count, fill, interval, missing, number, percent, strip
 from pellucid.report.contents import Contents, Layer, shown_name
 from pellucid.report.notes import term
+from pellucid.report.reasons import reason
 from pellucid.report.templates import render
 
 
@@ -50,8 +51,8 @@ def selectivity_cell(
     """The mark of a layer's mean index (dot: cross-fitted, ring: raw, upright: permuted) and its number."""
     value, low, high = (layer.get(key) for key in ("si_cf", "si_cf_lo", "si_cf_hi"))
     if value is None:
-        reason = "no labels" if not contents.labelled else layer.why or "not computed"
-        return Markup(""), missing(reason)
+        why = reason(contents, layer)
+        return Markup(""), missing(why.short, title=why.sentence) if why else ""
     raw, chance = layer.get("si"), layer.get("si_perm")
     said = interval(value, low, high, digits=3)
     words = f"cross-fitted {said}, raw {number(raw)}, labels permuted {number(chance)}"
@@ -63,7 +64,7 @@ def _activity(layer: Layer) -> tuple[Markup, Markup | str]:
     if value is None:
         return Markup(""), missing("not recorded")
     words = f"mean {percent(value)}, middle half of the units {percent(low)} to {percent(high)}"
-    return strip(value, low, high, label=words), percent(value)
+    return strip(value, extent=(low, high), label=words), percent(value)
 
 
 def _dimension(layer: Layer) -> tuple[Markup, Markup | str]:
@@ -76,7 +77,7 @@ def _dimension(layer: Layer) -> tuple[Markup, Markup | str]:
         f"90 %, {number(layer.get('dim_99'))} 99 %; participation ratio {number(layer.get('pr'))}"
     )
     return strip(
-        value / units, low, high, tick=ratio, label=words
+        value / units, extent=(low, high), tick=ratio, label=words
     ), f"{number(value, 0)} of {number(units, 0)}"
 
 

@@ -42,11 +42,12 @@ NOTES: dict[str, tuple[str, str]] = {
     "activity": (
         "Activity",
         "Share of images on which a unit's response (averaged over space or tokens) is above 0. A layer's value is the "
-        "mean over units; its line spans the middle half of the units.",
+        "mean over units; the line below it spans the middle half of the units, and need not reach the mean.",
     ),
     "dead": (
         "Dead units",
-        "Units that answered to no image. They have no selectivity, are left out of every mean, and are counted beside "
+        "Units that answered to no image: their mean response to each class is 0. A unit whose responses are all negative "
+        "is not dead, though its activity is 0. Dead units have no selectivity, are left out of every mean, and are counted beside "
         "it: a layer may look selective because half of it is silent.",
     ),
     "dim": (

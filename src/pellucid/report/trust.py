@@ -4,11 +4,13 @@ import dataclasses as dc
 from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 from markupsafe import Markup
 
-from pellucid.html import count, number, percent
+from pellucid.html import count, counted, number, percent
 from pellucid.report.contents import Contents, shown_name
 from pellucid.report.findings import above_chance
+from pellucid.report.reasons import reasons
 from pellucid.report.templates import render
 
 FEW_PER_CLASS = 30
@@ -55,11 +57,15 @@ def _weights(contents: Contents) -> Iterator[Check]:
 
 def _accuracy(contents: Contents) -> Iterator[Check]:
     found = contents.accuracy
-    if not found or found.get("accuracy") is None:
+    if found.get("accuracy") is None:
+        if why := str(contents.data.get("accuracy_why") or ""):
+            yield Check("note", "Accuracy not computed", f"{why[:1].upper()}{why[1:].rstrip('.')}.")
         return
     chance = 1 / max(len(contents.classes), 1)
-    text = f"{percent(found['accuracy'], found.get('lo'), found.get('hi'))} of {count(int(found.get('n', 0)))} images"
-    text += f" are classified correctly; guessing gives {percent(chance)}."
+    text = f"{percent(found['accuracy'], found.get('lo'), found.get('hi'))} of {counted(int(found.get('n', 0)), 'image')}"
+    text += (
+        f" {'is' if found.get('n') == 1 else 'are'} classified correctly; guessing gives {percent(chance)}."
+    )
     if (found.get("lo") or found["accuracy"]) > chance:
         yield Check("sound", "Accuracy above chance", text)
     else:
@@ -72,7 +78,7 @@ def _sample(contents: Contents) -> Iterator[Check]:
     n, classes = int(contents.data.get("n") or 0), len(contents.classes)
     if contents.labelled and n and classes:
         each = n / classes
-        text = f"{count(n)} images, about {number(each)} a class."
+        text = f"{counted(n, 'image')}, about {number(each)} a class."
         if each < FEW_PER_CLASS:
             yield Check(
                 "caution",
@@ -101,7 +107,7 @@ def _chance(contents: Contents) -> Iterator[Check]:
             f"In {', '.join(below[:6])}{' and others' if below[6:] else ''}.{text}",
         )
     else:
-        yield Check("sound", "Selectivity above chance", f"In each of {count(len(known))} layers.{text}")
+        yield Check("sound", "Selectivity above chance", f"In each of {counted(len(known), 'layer')}.{text}")
 
 
 def _dead(contents: Contents) -> Iterator[Check]:
@@ -109,8 +115,13 @@ def _dead(contents: Contents) -> Iterator[Check]:
     dead = sum(layer.get("dead") or 0 for layer in contents.layers)
     if not total:
         return
-    text = f"{count(int(dead))} of {count(int(total))} units ({percent(dead / total)}) answered to no image; left out of means."
-    text = text if dead else f"None: all {count(int(total))} units answered to some image."
+    units = counted(int(total), "unit")
+    text = f"{count(int(dead))} of {units} ({percent(dead / total)}) answered to no image; left out of means."
+    text = text if dead else f"None of {units}."
+    # Activity counts responses above 0; a unit behind a GELU may have only responses below.
+    negative = int(np.sum((contents.column("activity") == 0) & (contents.column("dead") == 0)))
+    if negative:
+        text += f" {count(negative)} more with activity 0 responded, but never above 0."
     state: Literal["sound", "caution"] = "caution" if dead / total >= 0.1 else "sound"
     yield Check(state, "Dead units", text)
 
@@ -137,14 +148,15 @@ def _missing(contents: Contents) -> Iterator[Check]:
             "note", "No labels", "Selectivity needs classes; activity, dimension and top images do not."
         )
         return
-    reasons = {layer.why for layer in contents.layers if layer.why}
-    if reasons:
-        n = sum(bool(layer.why) for layer in contents.layers)
-        yield Check(
-            "note",
-            "Layers without an index",
-            f"{count(n)} of {count(len(contents.layers))}: {'; '.join(sorted(reasons))}.",
-        )
+    found = reasons(contents)
+    texts: list[str] = []
+    for short in dict.fromkeys(why.short for why in found.values()):
+        names = [name for name, why in found.items() if why.short == short]
+        sentence = found[names[0]].sentence
+        more = "" if sentence == short else f" In {shown_name(names[0])}: {sentence.rstrip('.')}."
+        texts.append(f"{count(len(names))} of {count(len(contents.layers))}: {short}.{more}")
+    if texts:
+        yield Check("note", "Layers without an index", " ".join(texts))
 
 
 def _scope(contents: Contents) -> Iterator[Check]:

@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from pellucid.html import count, decimals
 from pellucid.report.cards import OWN
-from pellucid.report.contents import Contents, shown_name
+from pellucid.report.contents import Contents, Layer, shown_name
 from pellucid.report.notes import NOTES, term
+from pellucid.report.reasons import Reason, reasons
 from pellucid.report.templates import render
 
 IMAGES_IN_ROW = 3
@@ -36,7 +37,7 @@ class Column:
 
 
 MEASURES = (
-    Column("si_cf", "Selectivity", 3),
+    Column("si_cf", "Selectivity", 3, "si_cf_lo", "si_cf_hi"),
     Column("si", "Raw", 3, "si_lo", "si_hi"),
     Column("si_perm", "Permuted", 3),
     Column("si_off", "Offset-free", 3),
@@ -49,6 +50,7 @@ MEASURES = (
 def columns(contents: Contents) -> list[Column]:
     """The columns that this run has, those that later methods added behind the known ones."""
     known = [c for c in MEASURES if np.isfinite(contents.column(c.key)).any()]
+    known = [c if c.low in contents.units else dc.replace(c, low="", high="") for c in known]
     added: list[Column] = []
     for name, values in contents.units.items():
         if name in OWN:
@@ -75,7 +77,7 @@ def units(contents: Contents) -> Markup:
             "missing": missing,
             "labelled": contents.labelled,
             "images": bool(contents.top),
-            "why": sorted({layer.why for layer in contents.layers if layer.why}),
+            "why": sorted({why.short for why in reasons(contents).values()}),
         },
     )
 
@@ -88,10 +90,9 @@ def search_index(contents: Contents) -> str:
     shown = columns(contents)
     order = np.concatenate([np.zeros(0, np.int64), *(one.units for one in contents.layers)])
     layer = np.repeat(np.arange(len(contents.layers)), [len(one.units) for one in contents.layers])
+    whys = reasons(contents)
     data: dict[str, Any] = {
-        "layers": [
-            {"name": shown_name(one.name), "page": one.page, "why": one.why} for one in contents.layers
-        ],
+        "layers": [_named(one, whys.get(one.name)) for one in contents.layers],
         "labelled": contents.labelled,
         "layer": layer.tolist(),
         "unit": contents.units["unit"][order].tolist(),
@@ -101,6 +102,11 @@ def search_index(contents: Contents) -> str:
         **_images(contents, order),
     }
     return f"window.pellucidUnits = {json.dumps(data, separators=(',', ':'), allow_nan=False)};\n"
+
+
+def _named(layer: Layer, why: Reason | None) -> dict[str, str]:
+    said = {} if why is None else {"why": why.short, "detail": why.sentence}
+    return {"name": shown_name(layer.name), "page": layer.page, **said}
 
 
 def _described(column: Column) -> dict[str, Any]:

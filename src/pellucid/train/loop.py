@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pellucid.data import Source
+from pellucid.rng import kept_generators
 from pellucid.train import arguments
 from pellucid.train.checkpoint import Checkpoint
 from pellucid.train.history import History
 from pellucid.train.processes import Plan, open_processes
-from pellucid.train.randomness import kept_generators
 from pellucid.train.step import Step, Term
 from pellucid.train.update import Prepare, Update, evaluate, modes
 

@@ -1,11 +1,11 @@
 """Models draw from torch's global generators (first weights, dropout): seed them, then put them back."""
 
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 
-from pellucid.rng import derive
+from pellucid.rng import derive, kept_generators
 
 
 @contextmanager
@@ -16,19 +16,6 @@ def seeded(seed: int, *key: int | str | float, device: torch.device | str = "cpu
     """
     with kept_generators(torch.device(device)):
         seed_generators(derive(seed, *key), torch.device(device))
-        yield
-
-
-@contextmanager
-def kept_generators(device: torch.device) -> Generator[None]:
-    """Put the global generators of the CPU and of `device` back as they were, also after an error."""
-    with ExitStack() as stack:
-        if device.type == "cuda":
-            stack.enter_context(torch.cuda.device(device))
-        if device.type != "cpu":
-            module = torch.get_device_module(device)
-            stack.callback(module.set_rng_state, module.get_rng_state())
-        stack.callback(torch.set_rng_state, torch.get_rng_state())
         yield
 
 

@@ -21,6 +21,7 @@ _SPARE = (
     "relative_coords_table",
     "attn_mask",
     "position_ids",
+    "n_averaged",
     "total_ops",
     "total_params",
 )
@@ -187,7 +188,7 @@ def _notes(
         (kept, f"{len(kept)} batch counters or tied weights are not in the file and kept their value."),
         (
             spare,
-            f"{len(spare)} entries of the file, such as {next(iter(spare), '')!r}, have no use in the model.",
+            f"The model has no use for {len(spare)} of the file's entries, such as {next(iter(spare), '')!r}.",
         ),
     ]
     return [sentence for condition, sentence in said if condition]

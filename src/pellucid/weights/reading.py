@@ -141,12 +141,28 @@ def _read_checkpoint(path: Path) -> Any:
                 f"{path.name} is a TorchScript archive; save its weights: "
                 "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
             ) from error
+        _refuse_other_files(path, error)
         detail = (text.partition("WeightsUnpickler error:")[2] or text).strip().splitlines()
         reason = detail[0].partition(". ")[0][:120] if detail else type(error).__name__
         raise WeightsError(
             f"{path.name} ({path.stat().st_size:,} bytes) is no torch checkpoint or safetensors file, or it "
             f"is damaged or cut short: {reason}"
         ) from error
+
+
+def _refuse_other_files(path: Path, error: Exception) -> None:
+    """Say so where a file does not even begin as one that `torch.save` writes."""
+    with path.open("rb") as file:
+        head = file.read(40)
+    if not head:
+        raise WeightsError(f"{path.name} is empty (0 bytes); give a safetensors file or a torch checkpoint")
+    # A zip archive, as since torch 1.6, a pickle of protocol 2 or later, as before, or part of a safetensors file.
+    if head.startswith((b"PK", b"\x80")) or head[8:9] == b"{":
+        return
+    raise WeightsError(
+        f"{path.name} ({path.stat().st_size:,} bytes) is not a checkpoint: it begins with {head[:20]!r}; expected a "
+        "safetensors file, or a state dict or checkpoint as torch.save writes it"
+    ) from error
 
 
 def _harmless() -> list[Any]:

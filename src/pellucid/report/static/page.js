@@ -91,6 +91,7 @@ function startTable(data) {
       const why = document.createElement("span");
       why.className = "missing";
       why.textContent = data.dead[i] ? "dead" : reason(i);
+      if (!data.dead[i]) why.title = data.layers[data.layer[i]].detail || "";
       td.append(why);
       return td;
     }
