@@ -461,6 +461,7 @@ def test_a_sweep_is_filled_and_drawn(tmp_path: Path) -> None:
         (("slope = 2.0", "slop = 2.0"), "slope"),
         (("alpha = [-1, 0, 1]", "alpha = 3"), "list of levels"),
         (("{ alpha = 0 }", "{ beta = 0 }"), "nearest: ['alpha'"),
+        (("{ alpha = 0 }", "{ alpha = 9 }"), "9 is no level of 'alpha'"),
         (("[sweep]", "[sweep"), "cannot read the sweep file"),
     ],
 )
@@ -469,6 +470,15 @@ def test_bad_sweep_files_say_what_is_wrong(tmp_path: Path, change: tuple[str, st
     (tmp_path / "cells.py").write_text(WORK)
     done = pellucid("sweep", "s.toml", "--out", "sweep", cwd=tmp_path)
     assert done.returncode == 2 and expected in done.stderr and not (tmp_path / "sweep").exists()
+
+
+def test_cells_of_other_work_are_not_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SWEEP)
+    (tmp_path / "cells.py").write_text(WORK)
+    assert pellucid("sweep", "s.toml", "--out", "sweep", "--minutes", "0", cwd=tmp_path).returncode == 0
+    (tmp_path / "s.toml").write_text(SWEEP.replace("slope = 2.0", "slope = 3.0"))
+    done = pellucid("sweep", "s.toml", "--out", "sweep", cwd=tmp_path)
+    assert done.returncode == 2 and "fixed was {'slope': 2.0}, now {'slope': 3.0}" in done.stderr
 
 
 @pytest.mark.slow

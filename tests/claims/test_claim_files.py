@@ -190,7 +190,9 @@ def test_changed_measure_code_is_a_deviation(home: Path) -> None:
     Path("measures_for_claims.py").write_text(MEASURES + "\n# improved\n")
     found = check_file("claim.toml").verdict
     assert found.headline == "supported (rung 2, exploratory)"
-    assert "the code of measures_for_claims:drop changed" in found.deviations[0]
+    assert (
+        "the code of measures_for_claims:drop, measures_for_claims:random_unit changed" in found.deviations[0]
+    )
 
 
 def test_other_data_than_registered(home: Path) -> None:

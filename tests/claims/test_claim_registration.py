@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid._checks import ConfigError
+from pellucid._checks import ConfigError, DataError
 from pellucid.claims import (
     Analysis,
     Claim,
@@ -25,6 +25,7 @@ from pellucid.claims import (
     amend,
     blind,
     check,
+    nested,
     register,
     unblind,
 )
@@ -113,6 +114,10 @@ def test_registering_asks_for_a_whole_plan(tmp_path: Path) -> None:
         register(plan(data=DataPlan("digits", "train")), tmp_path)
     with pytest.raises(ConfigError, match="names at least one null"):
         register(plan(nulls=()), tmp_path)
+    with pytest.raises(ConfigError, match="are both 'test'"):
+        register(plan(data=DataPlan("digits", "test", "test")), tmp_path)
+    with pytest.raises(ConfigError, match=r"analysis\.alpha"):
+        plan(analysis=Analysis(alpha=0.5, models=6))
     assert not Ledger(tmp_path).path.exists()
 
 
@@ -216,7 +221,41 @@ def test_the_same_numbers_again_are_a_reproduction_and_others_a_deviation(tmp_pa
     assert len(Ledger(tmp_path).about(registration.hash, "checked")) == 1
     other = run(plan(), registration, VALUES + 0.1)
     assert other.label == "exploratory"
-    assert "a verdict on other numbers was recorded before (line 3)" in other.deviations[0]
+    assert (
+        "a verdict on other numbers, null worlds or another seed was recorded before (line 3)"
+        in other.deviations[0]
+    )
+
+
+def test_another_seed_or_other_worlds_cannot_shop_for_a_verdict(tmp_path: Path) -> None:
+    registration = opened(plan(), tmp_path)
+    assert run(plan(), registration).label == "confirmatory"
+    for changes in (
+        {"seed": 1},
+        {"nulls": {"untrained": WORLDS - 1}},
+        {"positive_control": (VALUES - 9, None)},
+    ):
+        assert run(plan(), registration, **changes).label == "exploratory"
+
+
+def test_the_first_confirmatory_verdict_stands_in_the_ledger(tmp_path: Path) -> None:
+    registration = opened(plan(), tmp_path)
+    assert run(plan(), registration, VALUES - 4).outcome == "refuted"
+    assert run(plan(), registration).outcome == "supported"
+    (row,), tally = Ledger(tmp_path).rows(), Ledger(tmp_path).tally()
+    assert row.status == "refuted" and "confirmatory" in row.verdict
+    assert (tally.refuted, tally.supported) == (1, 0)
+
+
+def test_a_null_that_is_the_effect_itself_is_refused() -> None:
+    with pytest.raises(DataError, match="is no null"):
+        check(plan(), VALUES + 90, np.full(6, 90.0), nulls={"untrained": VALUES})
+    images = [np.array([v - 0.1, v + 0.1]) for v in VALUES]
+    nested_plan = plan(
+        nulls=(NullPlan("untrained", form="paired"),), analysis=Analysis(models=6, images=2, sd=0.5)
+    )
+    with pytest.raises(DataError, match="is no null"):
+        check(nested_plan, nested(images), nulls={"untrained": nested(images)})
 
 
 def test_amendments(tmp_path: Path) -> None:

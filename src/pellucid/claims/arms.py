@@ -6,7 +6,7 @@ of one value a replicate and refuses everything that would make a verdict meanin
 
 import dataclasses as dc
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -283,13 +283,18 @@ def _counts(claim: Claim, first: Any, second: Any) -> dict[str, int]:
     return counts
 
 
-def digest_of(arms: Arms) -> str:
-    """SHA-256 of the numbers of a check: the same again is a reproduction."""
+def digest_of(arms: Arms, *, nulls: Sequence[Any], controls: Sequence[Any], seed: int) -> str:
+    """SHA-256 of the measured numbers, a colon, and SHA-256 of what they were judged with: nulls, controls and seed.
+
+    All of it the same again is a reproduction; another seed or other null worlds are another check.
+    """
     parts: list[np.ndarray] = []
     for arm in (arms.treated, arms.control):
         if arm is not None:
             parts += list(arm.models) if isinstance(arm, Nested) else [arm]
-    return hash_arrays(*parts)
+    judged = [np.array([float(seed)]), *(np.array(null.values, dtype=float) for null in nulls)]
+    judged += [np.array([float(control.passed)]) for control in controls]
+    return f"{hash_arrays(*parts)}:{hash_arrays(*judged)}"
 
 
 def hash_arrays(*arrays: np.ndarray) -> str:

@@ -59,6 +59,7 @@ def card_html(verdict: Verdict) -> Markup:
         ("Scope", _scope(claim)),
         ("Rung", f"{verdict.rung} of 6: {RUNGS[verdict.rung]}"),
         ("Effect", _effect(verdict)),
+        ("Seed", str(verdict.seed)),
         (
             "Replicates",
             "; ".join(f"{count(n)} {name}" for name, n in verdict.n.items()) or "none were measured",

@@ -136,16 +136,17 @@ def collect(
         *planted_control(claim, negative_control, seed=seed, name="negative control"),
         *manipulation_check(claim, manipulation),
     )
+    worlds = null_results(claim, nulls or {}, arms, estimate, seed=seed)
     return evidence(
         claim,
         estimate,
         n=arms.n,
-        nulls=null_results(claim, nulls or {}, arms, estimate, seed=seed),
+        nulls=worlds,
         controls=controls,
         registration=registration,
         notes=notes,
         seed=seed,
-        digest=digest_of(arms),
+        digest=digest_of(arms, nulls=worlds, controls=controls, seed=seed),
     )
 
 

@@ -136,7 +136,7 @@ class Analysis:
     def __post_init__(self) -> None:
         names = ("t", "wilcoxon", "bootstrap", "hierarchical", "delong", "wilson", "corrected", "betting")
         check_one_of(self.interval, names, "analysis.interval")
-        check_range(self.alpha, 1e-6, 0.5, "analysis.alpha")
+        check_range(self.alpha, 1e-6, 0.1, "analysis.alpha")
         for name, least in (("models", 0), ("images", 0), ("family_size", 1), ("draws", 99)):
             if getattr(self, name) < least:
                 raise ConfigError(f"analysis.{name} must be at least {least}, got {getattr(self, name)}")

@@ -47,8 +47,9 @@ def null_results(
 def _result(
     claim: Claim, plan: NullPlan | None, name: str, source: Any, *, arms: Arms, estimate: Estimate, seed: int
 ) -> NullResult:
-    if not callable(source) and not isinstance(source, Nested):
-        source = as_array(source, f"null {name!r}")
+    if not callable(source):
+        if not isinstance(source, Nested):
+            source = as_array(source, f"null {name!r}")
         _check_not_treated(claim, name, source, arms)
     if plan is not None and plan.form == "paired":
         return _paired(claim, name, source, arms=arms, seed=seed)
@@ -90,14 +91,23 @@ def _world(claim: Claim, name: str, found: Any, *, arms: Arms, seed: int) -> flo
             raise NumericError(f"null {name!r} gave {value} in one of its worlds")
         return value * claim.sign
     world = shape_arms(claim, *pair)
-    if not isinstance(world.treated, Nested) and not isinstance(arms.treated, Nested):
-        _check_not_treated(claim, name, world.treated * claim.sign, arms)
+    if isinstance(world.treated, Nested) == isinstance(arms.treated, Nested):
+        _check_not_treated(claim, name, by_replicate(world.treated) * claim.sign, arms)
     return effect(claim, world, seed=seed).theta
 
 
-def _check_not_treated(claim: Claim, name: str, values: np.ndarray, arms: Arms) -> None:
-    treated = arms.treated.means if isinstance(arms.treated, Nested) else arms.treated
-    if values.shape == treated.shape and np.array_equal(values * claim.sign, treated):
+def by_replicate(arm: Nested | np.ndarray) -> np.ndarray:
+    """One value a replicate: the means of nested images."""
+    return arm.means if isinstance(arm, Nested) else arm
+
+
+def _check_not_treated(claim: Claim, name: str, values: Nested | np.ndarray, arms: Arms) -> None:
+    """A null that is the treated arm, or the effect by replicate, is the claim itself and can only be matched."""
+    treated, given = by_replicate(arms.treated), by_replicate(values) * claim.sign
+    same = [treated]
+    if arms.control is not None and by_replicate(arms.control).shape == treated.shape:
+        same.append(treated - by_replicate(arms.control))
+    if any(given.shape == one.shape and np.allclose(given, one, rtol=1e-9, atol=0) for one in same):
         raise DataError(f"null {name!r} is no null: it holds the treated data themselves")
 
 

@@ -241,8 +241,8 @@ def _parse(line: str, path: Path, place: int) -> Entry:
 
 
 def _row(entry: Entry, entries: list[Entry]) -> Row:
-    """Follow a registration through its amendments to the last verdict."""
-    hashes, status, verdict = {entry.claim}, "registered", ""
+    """Follow a registration through its amendments to its verdict: the first confirmatory one, which stands."""
+    hashes, status, verdict, stands = {entry.claim}, "registered", "", False
     body: Mapping[str, Any] = entry.body
     for later in entries[entry.number :]:
         if later.event == "amended" and later.body["from"] in hashes:
@@ -250,8 +250,9 @@ def _row(entry: Entry, entries: list[Entry]) -> Row:
             body = {**body, **later.body}
         elif later.claim in hashes and later.event == "abandoned":
             status = "abandoned"
-        elif later.claim in hashes and later.event == "checked":
+        elif later.claim in hashes and later.event == "checked" and not stands:
             status, verdict = str(later.body["outcome"]), str(later.body["headline"])
+            stands = later.body["label"] == "confirmatory"
     claim = body["claim"]
     scope = f"{claim['scope']['level']}: {claim['scope']['subject']}"
     return Row(

@@ -179,12 +179,14 @@ def _deviations(claim: Claim, plan: Entry, chain: list[Entry], *, book: Ledger, 
         found.append("the confirmation split was not opened through the ledger")
     if openings and plan.number > openings[0].number:
         found.append(f"the plan was amended (line {plan.number}) after the confirmation split was opened")
-    done = [e for e in entries if e.event == "checked" and e.claim in hashes and e.body["digest"] != digest]
-    if done:
-        found.append(f"a verdict on other numbers was recorded before (line {done[0].number})")
-    code = code_hash(claim.measure.use)
-    if code != plan.body["code"]:
-        found.append(f"the code of {claim.measure.use} changed after registration")
+    done = [e for e in entries if e.event == "checked" and e.claim in hashes]
+    if other := [e for e in done if not _same_check(str(e.body["digest"]), digest)]:
+        found.append(
+            f"a verdict on other numbers, null worlds or another seed was recorded before (line {other[0].number})"
+        )
+    if claim_code(claim) != plan.body["code"]:
+        names = ", ".join(_used(claim))
+        found.append(f"the code of {names} changed after registration")
     return found
 
 
@@ -213,6 +215,28 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], where: str = 
         elif canonical_json(before) != canonical_json(after):
             found.append(where + key)
     return found
+
+
+def _same_check(recorded: str, now: str) -> bool:
+    """Whether two digests of `digest_of` are of one check; the oldest ledgers keep the measured numbers' part alone."""
+    return recorded == now or (":" not in recorded and now.startswith(f"{recorded}:"))
+
+
+def _used(claim: Claim) -> list[str]:
+    """The functions that a claim names: its measure, and those of its nulls."""
+    return list(dict.fromkeys(use for use in (claim.measure.use, *(null.use for null in claim.nulls)) if use))
+
+
+def claim_code(claim: Claim) -> str:
+    """SHA-256 of the source files behind a claim's functions; of the one file itself where it is one."""
+    hashes = list(dict.fromkeys(code_hash(use) for use in _used(claim)))
+    return (
+        hashes[0]
+        if len(hashes) == 1
+        else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        if hashes
+        else ""
+    )
 
 
 def code_hash(use: str) -> str:
@@ -289,7 +313,7 @@ def _record(claim: Claim, source: str) -> dict[str, Any]:
         "falsifier": falsifier(claim),
         "power": None if power is None else dc.asdict(power),
         "versions": versions(),
-        "code": code_hash(claim.measure.use),
+        "code": claim_code(claim),
         "source": source,
     }
 
@@ -302,6 +326,11 @@ def _check_complete(claim: Claim) -> None:
     if not claim.data.confirmation:
         raise ConfigError(
             "a registered claim names the confirmation split that it will open: set data.confirmation"
+        )
+    if claim.data.confirmation.strip() == claim.data.exploration.strip():
+        raise ConfigError(
+            f"exploration and confirmation are both {claim.data.confirmation!r}: a claim found on a split cannot be confirmed "
+            "on it; name data that has not been looked at"
         )
     if claim.kind in ("exceeds", "specific") and not claim.nulls:
         raise ConfigError(

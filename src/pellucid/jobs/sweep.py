@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pellucid._checks import ConfigError, nearest
+from pellucid._checks import ConfigError, StaleResultError, nearest
 from pellucid.jobs.progress import progress, say
 from pellucid.sweep import Cell, SweepState, Value, Work, grid, run_cells
 
@@ -38,6 +38,7 @@ class Plan:
     cells: list[Cell]
     work: Work
     baseline: Mapping[str, Value]
+    computes: Mapping[str, Any]
 
 
 def run_sweep(
@@ -47,6 +48,7 @@ def run_sweep(
     from pellucid.jobs.sweep_page import write_sweep_page
 
     plan = read_plan(file)
+    check_same_work(out, plan.computes)
     say(f"{len(plan.cells)} cells in {out}")
     with progress("cells") as report:
         state = run_cells(
@@ -54,6 +56,22 @@ def run_sweep(
         )
     say(describe(state))
     return write_sweep_page(out, state, baseline=plan.baseline, title=file.stem, words=describe(state))
+
+
+def check_same_work(out: Path, computes: Mapping[str, Any]) -> None:
+    """Keep in `sweep.json` what the cells compute; `StaleResultError` when those already there computed something else."""
+    from pellucid.store import write_bytes
+    from pellucid.store.tree import from_json, take_apart, to_json
+
+    file, now = out / "sweep.json", take_apart(dict(computes), {})
+    if file.exists():
+        then = from_json(file.read_bytes(), str(file))
+        if differ := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
+            words = "; ".join(f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in differ)
+            raise StaleResultError(
+                f"the cells in {out} computed something else ({words[:600]}); choose another --out"
+            )
+    write_bytes(file, to_json(now))
 
 
 def describe(state: SweepState) -> str:
@@ -86,7 +104,17 @@ def read_plan(file: Path) -> Plan:
     baseline = _table(head.get("baseline", {}), "[sweep] baseline")
     _known(baseline, list(factors), "[sweep] baseline")
     work = _function(head["run"], fixed) if "run" in head else _training(file.parent / head["recipe"], fixed)
-    return Plan(cells, work, baseline)
+    for name, level in baseline.items():
+        if level not in factors[name]:
+            raise ConfigError(
+                f"[sweep] baseline: {level!r} is no level of {name!r}, which has {factors[name]}"
+            )
+    computes = {"run": head.get("run"), "recipe": _text_of(file, head), "fixed": fixed}
+    return Plan(cells, work, baseline, computes)
+
+
+def _text_of(file: Path, head: Mapping[str, Any]) -> str | None:
+    return (file.parent / head["recipe"]).read_text(encoding="utf-8") if "recipe" in head else None
 
 
 def _function(name: str, fixed: Mapping[str, Any]) -> Work:
