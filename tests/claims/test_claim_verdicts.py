@@ -19,6 +19,7 @@ from pellucid.claims import (
     all_of,
     check,
     check_family,
+    check_family_max_t,
     collect,
     interval_verdict,
     nested,
@@ -535,6 +536,45 @@ def test_holm_family() -> None:
     assert found["c0"].p_adjusted >= found["c0"].p_raw
     with pytest.raises(ConfigError, match="at least one claim"):
         check_family({})
+
+
+def joint_family(effects: list[float], seed: int, *, worlds: int = 39) -> dict[str, Any]:
+    """Claims whose null worlds are one permutation each, so that they rise and fall together."""
+    r = np.random.default_rng(seed)
+    shared = r.normal(size=worlds)
+    claim = recipe_claim(nulls=(NullPlan("permuted", worlds=worlds),))
+    return {
+        f"c{i}": collect(
+            claim, e + 0.3 * r.normal(size=6), nulls={"permuted": shared + 0.01 * r.normal(size=worlds)}
+        )
+        for i, e in enumerate(effects)
+    }
+
+
+def test_max_t_family_is_adjusted_over_joint_worlds() -> None:
+    cases = joint_family([9.0, 8.0, 7.0, 1.0], 0)
+    found = check_family_max_t(cases, null="permuted")
+    thetas = [case.estimate.theta for case in cases.values()]
+    worlds = np.stack([case.nulls[0].values for case in cases.values()], axis=1)
+    # The slow twin: step down through the claims, largest first, against the maximum over those that remain.
+    order, expected, last = np.argsort(thetas)[::-1], {}, 0.0
+    for k, i in enumerate(order):
+        beyond = sum(max(world[j] for j in order[k:]) >= thetas[i] for world in worlds)
+        last = max(last, (1 + beyond) / (1 + len(worlds)))
+        expected[i] = last
+    for i, verdict in enumerate(found.values()):
+        assert verdict.nulls[0].p == pytest.approx(expected[i])
+        assert verdict.p_adjusted >= verdict.nulls[0].p
+    assert [v.outcome for v in found.values()][:3] == ["supported"] * 3
+    # 39 worlds cannot reach Holm's 0.05 / 4, so the same evidence supports nothing there.
+    assert all(v.outcome == "inconclusive" for v in list(check_family(cases).values())[:3])
+
+
+def test_max_t_needs_joint_worlds() -> None:
+    with pytest.raises(DataError, match="equally many worlds"):
+        check_family_max_t(family([3.0, 2.0]), null="permuted")
+    with pytest.raises(ConfigError, match="at least one claim"):
+        check_family_max_t({}, null="permuted")
 
 
 def test_family_of_boundary_claims_rarely_supports_any() -> None:

@@ -180,7 +180,7 @@ def _deviations(claim: Claim, plan: Entry, chain: list[Entry], *, book: Ledger, 
     if openings and plan.number > openings[0].number:
         found.append(f"the plan was amended (line {plan.number}) after the confirmation split was opened")
     done = [e for e in entries if e.event == "checked" and e.claim in hashes]
-    if other := [e for e in done if not _same_check(str(e.body["digest"]), digest)]:
+    if other := [e for e in done if not same_check(str(e.body["digest"]), digest)]:
         found.append(
             f"a verdict on other numbers, null worlds or another seed was recorded before (line {other[0].number})"
         )
@@ -217,7 +217,7 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], where: str = 
     return found
 
 
-def _same_check(recorded: str, now: str) -> bool:
+def same_check(recorded: str, now: str) -> bool:
     """Whether two digests of `digest_of` are of one check; the oldest ledgers keep the measured numbers' part alone."""
     return recorded == now or (":" not in recorded and now.startswith(f"{recorded}:"))
 

@@ -100,7 +100,7 @@ def evaluate(
     check_plan(plan, bench)
     say(f"{len(images):,} images of {images.name} ({device})")
     if not run.has("model"):
-        save_facts(run, subject)
+        save_facts(run, subject, measured=len(images))
     if plan.corruptions:
         measure_corruptions(plan, bench)
     if plan.attacks:
@@ -176,7 +176,7 @@ def chosen_images(source: "Source", n: int, *, seed: int) -> "Source":
     return source.take(order[:n].sort().values)
 
 
-def save_facts(run: "Run", subject: "Subject") -> None:
+def save_facts(run: "Run", subject: "Subject", *, measured: int) -> None:
     """What the page says about network and data, where no other job has written it."""
     source = subject.source
     run.save("model", subject.facts)
@@ -184,7 +184,7 @@ def save_facts(run: "Run", subject: "Subject") -> None:
     run.save(
         "data",
         {
-            "spec": subject.spec, "name": source.name, "n": len(source), "classes": len(source.classes),
+            "spec": subject.spec, "name": source.name, "n": measured, "total": len(source), "classes": len(source.classes),
             "fingerprint": source.fingerprint(), "split": subject.split, "size": subject.looks[0],
             "fit": subject.looks[1], "labelled": True, "skipped": [list(entry) for entry in source.skipped],
         },

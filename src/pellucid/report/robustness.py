@@ -106,7 +106,9 @@ def _margin(control: Mapping[str, Any]) -> Check:
     at = int(np.argmax(gaps))
     low, middle, high = control["quartiles"]
     text = (
-        f"Smallest change found that fools it: {percent(middle)} of the image's length "
+        f"For half of the images it gets right no change was found that fools it ({count(control['n'])} images looked at). "
+        if not np.isfinite(middle)
+        else f"Smallest change found that fools it: {percent(middle)} of the image's length "
         f"(quartiles {percent(low)} and {percent(high)}; {count(control['n'])} images). "
     )
     if control["problems"]:
