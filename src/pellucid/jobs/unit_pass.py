@@ -130,7 +130,7 @@ def write_tables(
     unseen = torch.full((len(source),), -1)
     decisions = recording[DECISIONS]["decisions"] if decided else unseen
     run.save("model", model_facts, inputs=inputs)
-    facts = data_facts(source, request, recording)
+    facts = data_facts(source, request, recording, fingerprint=inputs["data"])
     run.save("data", {**facts, "total": total, "accuracy_why": accuracy_why}, inputs=inputs)
     run.save("classes", {"classes": list(source.classes)}, inputs=inputs)
     if source.classes and (found := accuracy(source, decisions)):
@@ -153,14 +153,14 @@ def policy(name: str) -> "Policy | None":
     return {"leave-out": None, "rectify": rectify, "abs": absolute, "shift-min": shift_min}[name]
 
 
-def data_facts(source: Source, request: Request, recording: Recording) -> dict[str, Any]:
-    """What a page says about the images."""
+def data_facts(source: Source, request: Request, recording: Recording, *, fingerprint: str) -> dict[str, Any]:
+    """What a page says about the images; the fingerprint was taken before the pass, and reads every file."""
     return {
         "spec": request.data,
         "name": source.name,
         "n": recording.n,
         "classes": len(source.classes),
-        "fingerprint": source.fingerprint(),
+        "fingerprint": fingerprint,
         "split": request.split,
         "size": request.size,
         "fit": request.fit,
