@@ -14,11 +14,8 @@ docs/results/bort/claims.jsonl before the first cell.
 """
 
 import argparse
-import csv
 import logging
 import os
-import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,21 +26,14 @@ from bort_cell import FINAL, TUNED, TUNING, run_cell
 from bort_claims import REPLICATES, ledger_at, register_all
 from bort_data import scratch_root
 from bort_setup import ARMS, GRIDS, setups
+from mirrored import Sweep, compute, default_out
 
-from pellucid.sweep import Cell, SweepState, grid, run_cells, sweep_state
-from pellucid.sweep.locks import held, is_claimed
+from pellucid.sweep import Cell, grid
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEED, TUNING_SEED = 0, 1  # no final network has a seed that settings were chosen on
-STARTED = time.monotonic()
-PAUSE = 5.0  # seconds between looks at tuning cells that another process computes
 SETTINGS = {"smoke": 2, "default": 6, "full": 6}  # settings that each arm is tuned over
 REPEATS = {"smoke": 1, "default": REPLICATES, "full": 5}
 LEFT_OUT = {"default": {("cifar10", "plain", "every 4")}}  # what 100 minutes on two cores have no room for
-
-
-class Enough(Exception):
-    """One cell is done: time for another data set."""
 
 
 def cells_of(preset: str, dataset: str) -> list[Cell]:
@@ -82,106 +72,28 @@ def needs(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-class Sweep:
-    """The cells of one data set, computed in the scratch folder and mirrored to the results."""
+def sweep_of(preset: str, dataset: str, out: Path) -> Sweep:
+    """The cells of one data set; a final cell needs the tuning cells of its arm."""
+    cells, setup = cells_of(preset, dataset), setups(preset)[dataset]
+    folder = scratch_root() / preset / dataset
 
-    def __init__(self, preset: str, dataset: str, out: Path) -> None:
-        self.dataset, self.preset, self.setup = dataset, preset, setups(preset)[dataset]
-        self.cells = cells_of(preset, dataset)
-        self.needed = {cell.name: {other.name for other in needs(cell, self.cells)} for cell in self.cells}
-        self.results = out / dataset / "cells.csv"
-        self.folder = scratch_root() / preset / dataset
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.table = self.folder / "cells.csv"
-        self.tried: set[str] = set()  # in this process: what fails each time is not retried for ever
-        self.pull()
+    def work(cell: Cell, scratch: Path) -> dict[str, float]:
+        return run_cell(cell, scratch, setup=setup, table=folder / "cells.csv", settings=SETTINGS[preset])
 
-    def pull(self) -> None:
-        """Take over what the results have and the scratch folder lacks: another clone's cells."""
-        with held(self.table.with_suffix(".lock")):
-            if not self.results.exists() or len(rows(self.table)) >= len(rows(self.results)):
-                return
-            shutil.copyfile(self.results, self.table)
-
-    def push(self) -> None:
-        """Mirror the table to the results, whole or not at all."""
-        with held(self.table.with_suffix(".lock")):
-            if not self.table.exists():
-                return
-            self.results.parent.mkdir(parents=True, exist_ok=True)
-            part = self.results.with_suffix(f".part{os.getpid()}")
-            shutil.copyfile(self.table, part)
-            part.replace(self.results)
-
-    def chosen(self, nets: Sequence[str] | None, optimizers: Sequence[str] | None) -> list[Cell]:
-        return [
-            cell
-            for cell in self.cells
-            if (not nets or cell.settings["net"] in nets)
-            and (not optimizers or cell.settings["optimizer"] in optimizers)
-        ]
-
-    def one(self, cells: Sequence[Cell], *, retry: bool) -> bool:
-        """Compute one of these cells; False when none can be started now."""
-        finished, seen = (done_names(self.table, failed=failed) for failed in (False, True))
-        ready = [c for c in cells if c.name not in finished | self.tried and self.needed[c.name] <= finished]
-        fresh = [cell for cell in ready if cell.name not in seen]
-        again = [cell for cell in ready if cell.name in seen] if retry else []
-        return self.start(again, finished, retry=True) or self.start(fresh, seen, retry=False)
-
-    def start(self, left: Sequence[Cell], known: set[str], *, retry: bool) -> bool:
-        """Compute the first of these cells that nobody else is computing."""
-
-        def work(cell: Cell, scratch: Path) -> dict[str, float]:
-            self.tried.add(cell.name)
-            settings = SETTINGS[self.preset]
-            return run_cell(cell, scratch, setup=self.setup, table=self.table, settings=settings)
-
-        def stop(_done: int, _all: int) -> None:
-            raise Enough
-
-        # Cells of the table are named too, so that it is known to be this grid's.
-        named = [cell for cell in self.cells if cell.name in known]
-        try:
-            if left:
-                run_cells([*named, *left], work, self.folder, retry_failed=retry, progress=stop)
-        except Enough:
-            self.push()
-            self.clean()
-            return True
-        return False
-
-    def waiting(self, cells: Sequence[Cell]) -> bool:
-        """Whether a final cell is held up by a tuning cell that another process is computing."""
-        seen = done_names(self.table, failed=True)
-        missing = {
-            name
-            for cell in cells
-            if cell.name not in seen
-            for name in self.needed[cell.name]
-            if name not in seen
-        }
-        return any(is_claimed(self.folder / "claims" / f"{name}.lock") for name in missing)
-
-    def clean(self) -> None:
-        """Checkpoints of finished trainings are not needed any more; pictures stay for the page."""
-        for name in done_names(self.table, failed=False):
-            shutil.rmtree(self.folder / "scratch" / name / "training", ignore_errors=True)
-
-    def state(self) -> SweepState:
-        return sweep_state(self.cells, self.folder)
+    needed = {cell.name: {other.name for other in needs(cell, cells)} for cell in cells}
+    return Sweep(dataset, cells, work, folder=folder, results=out / dataset / "cells.csv", needed=needed)
 
 
-def rows(table: Path) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def done_names(table: Path, *, failed: bool) -> set[str]:
-    """Cells with a row; failed ones count if asked."""
-    return {row["cell"] for row in rows(table) if failed or row["status"] == "done"}
+def asked_for(
+    cells: Sequence[Cell], nets: Sequence[str] | None, optimizers: Sequence[str] | None
+) -> list[Cell]:
+    """The cells that the command line asks for."""
+    return [
+        cell
+        for cell in cells
+        if (not nets or cell.settings["net"] in nets)
+        and (not optimizers or cell.settings["optimizer"] in optimizers)
+    ]
 
 
 def main() -> None:
@@ -197,7 +109,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    out, known = chosen.out or default_out(chosen.preset), setups(chosen.preset)
+    out, known = chosen.out or default_out("bort", chosen.preset, scratch_root()), setups(chosen.preset)
     if unknown := set(chosen.dataset or ()) - set(known):
         parser.error(f"{sorted(unknown)} is for trying out: --preset smoke")
     if chosen.page:
@@ -211,39 +123,15 @@ def main() -> None:
         return
     if chosen.preset == "default" and not chosen.status:
         register_all(ledger_at(out))
-    sweeps = [Sweep(chosen.preset, name, out) for name in chosen.dataset or known]
+    sweeps = [sweep_of(chosen.preset, name, out) for name in chosen.dataset or known]
     if not chosen.status:
         torch.set_num_threads(1)
         compute(
-            {sweep: sweep.chosen(chosen.net, chosen.optimizer) for sweep in sweeps},
+            {sweep: asked_for(sweep.cells, chosen.net, chosen.optimizer) for sweep in sweeps},
             minutes=chosen.minutes, retry=chosen.retry_failed,
         )  # fmt: skip
     for sweep in sweeps:
-        print(sweep.dataset, sweep.state())
-
-
-def default_out(preset: str) -> Path:
-    """The default preset is the documented result; a smoke run leaves nothing behind in the documents."""
-    if preset == "smoke":
-        return scratch_root() / "smoke-results"
-    return RESULTS / ("bort" if preset == "default" else "bort_full")
-
-
-def compute(work: dict[Sweep, list[Cell]], *, minutes: float, retry: bool) -> None:
-    """One cell of every data set in turn, until all are done or the next one would outlast the minutes."""
-    longest, left = dict.fromkeys(work, 0.0), list(work)
-    while left:
-        idle = True
-        for sweep in list(left):
-            began = time.monotonic()
-            fits = began - STARTED + longest[sweep] <= 60 * minutes
-            if fits and sweep.one(work[sweep], retry=retry):
-                idle = False
-            elif not fits or not sweep.waiting(work[sweep]):
-                left.remove(sweep)
-            longest[sweep] = max(longest[sweep], time.monotonic() - began)
-        if left and idle:
-            time.sleep(PAUSE)
+        print(sweep.name, sweep.state())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import functools
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,12 +25,9 @@ import torch
 from dissection_claims import register_all
 from dissection_data import scratch_root
 from dissection_setup import BLOCKS, PARTS, SMALL, TRAINED, cells_of, planted_setup, pretrained_setup, setups
-from dissection_sweep import Sweep
+from mirrored import Sweep, compute, default_out
 
-from pellucid.sweep import Value, Work
-
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-STARTED = time.monotonic()
+from pellucid.sweep import Cell, Value, Work
 
 
 def work_of(preset: str, part: str, out: Path) -> Work:
@@ -51,28 +47,15 @@ def work_of(preset: str, part: str, out: Path) -> Work:
 
 def sweep_of(preset: str, part: str, out: Path) -> Sweep:
     folder, results = scratch_root() / preset / part, out / part / "cells.csv"
-    return Sweep(part, cells_of(preset, part), work_of(preset, part, out), folder=folder, results=results)
+    work = work_of(preset, part, out)
+    return Sweep(part, cells_of(preset, part), work, folder=folder, results=results, leftover="")
 
 
-def default_out(preset: str) -> Path:
-    """The default preset is the documented result; a smoke run leaves nothing behind in the documents."""
-    if preset == "smoke":
-        return scratch_root() / "smoke-results"
-    return RESULTS / ("dissection" if preset == "default" else "dissection_full")
-
-
-def compute(
-    sweeps: Sequence[Sweep], settings: Mapping[str, Sequence[Value]], *, minutes: float, retry: bool
-) -> None:
-    """One cell of every part in turn, until all are done or the next one would outlast the minutes."""
-    longest, left = {sweep.part: 0.0 for sweep in sweeps}, list(sweeps)
-    while left:
-        for sweep in list(left):
-            began = time.monotonic()
-            fits = began - STARTED + longest[sweep.part] <= 60 * minutes
-            if not fits or not sweep.one(settings, retry=retry):
-                left.remove(sweep)
-            longest[sweep.part] = max(longest[sweep.part], time.monotonic() - began)
+def asked_for(cells: Sequence[Cell], settings: Mapping[str, Sequence[Value]]) -> list[Cell]:
+    """The cells that the command line asks for."""
+    return [
+        cell for cell in cells if all(cell.settings.get(name) in values for name, values in settings.items())
+    ]
 
 
 def main() -> None:
@@ -90,7 +73,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    out = chosen.out or default_out(chosen.preset)
+    out = chosen.out or default_out("dissection", chosen.preset, scratch_root())
     if chosen.page:
         from dissection_page import write_page
 
@@ -103,9 +86,10 @@ def main() -> None:
             register_all(out)  # before any cell of it is computed
         asked = {"net": chosen.net, "units": chosen.units}
         settings = {name: values for name, values in asked.items() if values}
-        compute(sweeps, settings, minutes=chosen.minutes, retry=chosen.retry_failed)
+        cells = {sweep: asked_for(sweep.cells, settings) for sweep in sweeps}
+        compute(cells, minutes=chosen.minutes, retry=chosen.retry_failed)
     for sweep in sweeps:
-        print(sweep.part, sweep.state())
+        print(sweep.name, sweep.state())
 
 
 if __name__ == "__main__":

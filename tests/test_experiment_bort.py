@@ -161,7 +161,7 @@ def test_a_final_cell_takes_the_best_setting_and_refuses_before_there_is_one(par
 
 def test_a_final_cell_waits_for_tuning_that_another_process_computes(part, tmp_path: Path) -> None:
     study = part("bort")
-    sweep = study.Sweep("smoke", "digits", tmp_path / "results")
+    sweep = study.sweep_of("smoke", "digits", tmp_path / "results")
     final = [cell for cell in sweep.cells if cell.settings["phase"] == "final"]
     assert not sweep.one(final, retry=False) and not sweep.waiting(final), "nobody tunes: nothing to wait for"
     claim = sweep.folder / "claims" / f"{sorted(sweep.needed[final[0].name])[0]}.lock"
@@ -182,7 +182,7 @@ def test_a_cell_that_fails_each_time_is_not_retried_for_ever(
 
     monkeypatch.setattr(study, "run_cell", fail)
     for times in (1, 2):
-        sweep = study.Sweep("smoke", "digits", tmp_path / "results")
+        sweep = study.sweep_of("smoke", "digits", tmp_path / "results")
         study.compute({sweep: sweep.cells[:2]}, minutes=1, retry=True)
         assert len(calls) == 2 * times
     assert sweep.state().failed == 2

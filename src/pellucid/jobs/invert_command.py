@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from pellucid._checks import ConfigError
-from pellucid.jobs.backtrack_command import Data, File, Fit, Model, Normalize, Size, SkipUnreadable, Split
+from pellucid.jobs.options import Data, Device, File, Fit, Model, Normalize, Size, SkipUnreadable, Split
 
-Device = Annotated[str | None, typer.Option(help="Where to compute; the fastest device by default.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder to write.", metavar="RUN")]
 BatchSize = Annotated[int, typer.Option(help="Images a batch.", min=1)]
 
