@@ -1,5 +1,6 @@
 """Pass 2 against the formulas written again in float64, on the planted world, and on bad input."""
 
+import json
 import math
 import sys
 import warnings
@@ -531,6 +532,14 @@ def test_records_and_tables(low: World) -> None:
     table = found.to_table()
     assert {len(column) for column in table.values()} == {200}
     assert table["block"][:9] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    record = {name: column[7] for name, column in table.items()}
+    assert (record["concept_set"], record["probe_set"]) == (low.concepts.fingerprint, collected.fingerprint)
+    constants = json.loads(record["constants"])
+    assert (
+        constants["prior"] == "layer"
+        and constants["n"] > 0
+        and json.loads(record["facts"]) == {"mode": "argmax"}
+    )
     one = found.of("clean", 7)
     assert (
         one["label"] == "concept 7" == table["label"][7]

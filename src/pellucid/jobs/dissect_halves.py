@@ -159,7 +159,10 @@ def _collected(
                 model, source.take(index), {layer: Tap(layer) for layer in layer_names(run)}, images,
                 top_k=keep, keep_responses=responses, batch_size=prepared.asked.batch_size, device=prepared.device,
                 checkpoint=partial, inputs=inputs, blocks=blocks, progress=report,
-                facts={"encoder": dict(sight.facts), "winners": "argmax" if blocks else None},
+                facts={
+                    "encoder": dict(sight.facts), "winners": "argmax" if blocks else None,
+                    "pooling": "mean over places or tokens",
+                },
             )  # fmt: skip
 
     found = restarting(attempt, partial, again=prepared.asked.again)

@@ -137,9 +137,29 @@ class Descriptions:
             "runners_up": ["; ".join(row[1:]) for row in text],
             "n_active": self.active.tolist(),
             "images": [" ".join(str(i) for i in row if i >= 0) for row in self.images.tolist()],
-            "similarity": [self.similarity] * n,
-            "encoder": [self.encoder] * n,
-            "key": [self.key] * n,
+            **{name: [value] * n for name, value in self.provenance.items()},
+        }
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the descriptions were made of, the same for every unit: rule, constants, pooling, sets and their hashes.
+
+        Source: specification of DISCOVER's output record (section 4.5): similarity and its constants (the prior's scope among
+        them), pooling and winners of competing layers, encoder, hashes of concepts and of the images, and a key from all of it.
+        """
+
+        def text(values: Mapping[str, Any]) -> str:
+            return json.dumps(dict(values), sort_keys=True, default=str)
+
+        return {
+            "similarity": self.similarity,
+            "constants": text(self.constants),
+            "encoder": self.encoder,
+            "encoder_hash": self.hashes["encoder"],
+            "concept_set": self.hashes["concepts"],
+            "probe_set": self.hashes["probe"],
+            "facts": text(self.facts),
+            "key": self.key,
         }
 
 
