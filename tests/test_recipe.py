@@ -417,6 +417,9 @@ def test_a_run_of_another_recipe_is_refused(file: Path, tmp_path: Path, monkeypa
     file.write_text(text.replace("lr = 0.1", "lr = 0.2"))
     with pytest.raises(StaleResultError, match=r"optimizer\.lr was 0\.1, now 0\.2"):
         train_recipe(file, tmp_path / "run")
+    Run.create(tmp_path / "other", {"job": "evaluate"})
+    with pytest.raises(ConfigError, match="is a run of `pellucid evaluate`, not of `pellucid train`"):
+        train_recipe(file, tmp_path / "other")
 
 
 def test_without_test_data_the_page_shows_the_training(file: Path, tmp_path: Path) -> None:

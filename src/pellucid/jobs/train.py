@@ -87,15 +87,17 @@ def write_sparsity(training: "Training", run: "Run", crew: "Processes") -> Path:
 
 def open_run(out: Path, training: "Training", crew: "Processes") -> "Run":
     """The run folder: made by the first process, or found again with the same recipe and data."""
+    from pellucid.jobs import standing
     from pellucid.store import Run
 
     recipe = training.recipe
     inputs = {"data": training.source.fingerprint()}
     if recipe.model.weights is not None:
         inputs["weights"] = hashlib.sha256(Path(recipe.model.weights).read_bytes()).hexdigest()
-    if crew.rank == 0 and not (out / "run.json").exists():
-        facts = {"job": "train", "recipe": recipe.model_dump(), "seed": recipe.train.seed, "inputs": inputs}
-        Run.create(out, facts)
+    if crew.rank == 0:
+        standing.open_run(
+            out, "train", {"recipe": recipe.model_dump(), "seed": recipe.train.seed, "inputs": inputs}
+        )
     crew.wait()
     run = Run.open(out)
     was, now = flat(run.header.get("recipe", {})), flat(recipe.model_dump())
