@@ -12,6 +12,7 @@ import torch
 from bort_data import Data, open_data
 from bort_measures import accuracy, defects, measures
 from bort_setup import ARMS, GRIDS, Choice, Net, Setup
+from bort_sparse import sparse_gradient
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -100,19 +101,20 @@ def train(
     if every := ARMS[str(cell.settings["arm"])]:
         constrain(optimizer, chosen(model, net), strength=choice.strength, every=every)
     steps = epochs * math.ceil(len(source) / setup.batch_size)
-    history = fit(
-        model,
-        source,
-        optimizer,
-        {"task": CrossEntropy()},
-        epochs=epochs,
-        batch_size=setup.batch_size,
-        seed=cell.seed,
-        schedule=CosineAnnealingLR(optimizer, steps),
-        schedule_by="step",
-        checkpoint=scratch / "training",
-        device="cpu",
-    )
+    with sparse_gradient(model, net.sparse):
+        history = fit(
+            model,
+            source,
+            optimizer,
+            {"task": CrossEntropy()},
+            epochs=epochs,
+            batch_size=setup.batch_size,
+            seed=cell.seed,
+            schedule=CosineAnnealingLR(optimizer, steps),
+            schedule_by="step",
+            checkpoint=scratch / "training",
+            device="cpu",
+        )
     return model.to(memory_format=torch.contiguous_format), before, float(history["seconds"].sum())
 
 

@@ -14,7 +14,7 @@ SHORT = {"mnist": "MNIST", "cifar10": "CIFAR-10", "digits": "digits"}
 COLOURS = {"plain": "#7a7a7a", "every 1": "#2166ac", "every 4": "#67a9cf"}
 RIVALS = {"edit": "#2166ac", "blend": "#b8860b", "step": "#b2182b", "noise": "#7a7a7a"}
 NAMES = {"edit": "edit", "blend": "blend with the exemplar", "step": "gradient step", "noise": "noise"}
-SALIENCIES = ("random", "centre", "SAT", "gradient")
+SALIENCIES = ("random", "centre", "edges", "SAT", "gradient")
 WAYS = {
     "": ("transpose", "o-"),
     "_pinv": ("pseudo-inverse", "^--"),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pellucid._checks import ConfigError
 from pellucid.data import Source
 from pellucid.evals.saliency import SaliencyMap, faithfulness
-from pellucid.evals.saliency_maps import centre, gradient_times_input
+from pellucid.evals.saliency_maps import centre, edges, gradient_times_input
 from pellucid.methods.bort import Orthogonality
 from pellucid.methods.bort.backtrack import backtrack, depths, trace
 from pellucid.methods.bort.backtrack_errors import by_gradient, closeness, noise_gain, reconstruction
@@ -102,7 +102,11 @@ def rebuilding(model: nn.Module, images: Tensor, setup: Setup, *, layer: str, se
 
 def pointing(model: nn.Module, images: Tensor, setup: Setup, *, layer: str, seed: int) -> dict[str, float]:
     """Deletion and insertion (probability, over that of the clean image) of SAT and of what it is compared with."""
-    compared: dict[str, SaliencyMap] = {"gradient": gradient_times_input(model), "centre": centre}
+    compared: dict[str, SaliencyMap] = {
+        "gradient": gradient_times_input(model),
+        "centre": centre,
+        "edges": edges,
+    }
     try:
         maps = sat(trace(model, images, layer)).maps
         compared["SAT"] = lambda _images, _classes: maps

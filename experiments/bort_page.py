@@ -271,6 +271,8 @@ def about(known: Mapping[str, Setup], preset: str) -> str:
         "- The plain network is convolutions with stride and leaky ReLU, then a global maximum and the head: 8-24-96 channels for MNIST,",
         "  24-64-256 for CIFAR-10 in the default preset. Residual network (ResNet-8, 8-16-32) and small transformer (4 blocks of 64, patches of 8",
         "  pixels, q, k and v pulled apart) cannot be run backwards; theirs are accuracy and defect, with AdamW.",
+        "- In the plain CIFAR-10 network the global maximum passes one gradient a channel to the last convolution; its backward pass leaves out the",
+        "  products with zero, which changes gradients by rounding alone (`experiments/bort_sparse.py`).",
         "- Tuning is short, so that each arm can have its six settings: it tells bad settings from good ones, not good ones from the best. It",
         "  chooses by accuracy alone, so nothing favours a strong constraint.",
         "- Constrained networks have no weight decay. The head is free. `every 4 steps` pulls each matrix a quarter as often and four times as far.",

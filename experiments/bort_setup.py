@@ -5,9 +5,9 @@ strengths with it. The constrained arms have no weight decay, which would move t
 a pull budget of at least 5 in a whole training at the smaller learning rate; the largest keeps lr x strength x every
 below 0.5.
 
-Cost of a cell of the default preset in CPU seconds (AMD EPYC with AVX-512, one thread, while ten other processes ran on its
-two cores): CIFAR-10 plain 380 to 420 + 60 to measure, tuning 40; residual 80, tuning 12; transformer 55, tuning 9. MNIST plain
-60 + 25, tuning 14; residual 58, tuning 8. In all at most 11,300, so 94 minutes for two processes.
+Cost of a cell of the default preset in CPU seconds (AMD EPYC with AVX-512, one thread, both cores busy): CIFAR-10 plain 235 + 55 to
+measure, tuning 23; residual 70, tuning 12; transformer 50, tuning 8. MNIST plain 55 + 25, tuning 12; residual 55, tuning 7. In all
+about 8,000, so 67 minutes for two processes.
 """
 
 import dataclasses as dc
@@ -63,6 +63,7 @@ class Net:
         layer: the deepest layer that can be run backwards; "" where only accuracy and defect are measured.
         mean_std: what the network normalises by; the traceable ones take images as they are.
         blocks: matrices that one weight is cut into, by layer.
+        sparse: the convolution whose gradient is zero almost everywhere, if leaving out the zeros pays (`bort_sparse`).
     """
 
     build: Callable[[], nn.Module]
@@ -70,6 +71,7 @@ class Net:
     layer: str = ""
     mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     blocks: Mapping[str, int] = dc.field(default_factory=dict[str, int])
+    sparse: str = ""
 
 
 @dc.dataclass(frozen=True)
@@ -128,7 +130,7 @@ def cifar(full: bool) -> Setup:
     cut = {"blocks.*.attn.qkv": 3}
     small = functools.partial(zoo.vit, patch=8, dim=64, depth=4)
     nets = {
-        "plain": Net(zoo.traceable_cifar, (2_000, 4), "act3"),
+        "plain": Net(zoo.traceable_cifar, (2_000, 4), "act3", sparse="conv3"),
         "residual": Net(residual(8, (8, 16, 32), 3), (4_000, 4), **scale),
         "vit": Net(small, (4_000, 4), blocks=cut, **scale),
     }
@@ -136,7 +138,7 @@ def cifar(full: bool) -> Setup:
         wide = functools.partial(zoo.traceable_net, in_channels=3, widths=(24, 64, 512))
         tiny = functools.partial(zoo.vit, patch=4, dim=192, depth=9, heads=3, mlp_ratio=4)
         nets = {
-            "plain": Net(wide, (10_000, 10), "act3"),
+            "plain": Net(wide, (10_000, 10), "act3", sparse="conv3"),
             "residual": Net(residual(20, (16, 32, 64), 3), (10_000, 10), **scale),
             "vit": Net(tiny, (10_000, 10), blocks=cut, **scale),
         }

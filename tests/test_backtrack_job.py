@@ -1,6 +1,7 @@
 """`pellucid backtrack` and `pellucid edit` on a small network: what they write, show, refuse, and do not do again."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,6 +134,8 @@ def test_the_page_shows_both_and_escapes_everything(done: Run) -> None:
     assert text.count("view of unit") == 8
     assert "far from orthogonal" not in text.split('id="edits"')[0], "the first network is the orthogonal one"
     assert "Against other.safetensors" in text
+    assert "Rings: pseudo-inverse; dashed: gradient search; bars: other weights." in text
+    assert text.count('<path class="dash"') == 3, "two baselines of one chart do not look alike"
     before = text
     assert write_report(done).read_text() == before, "the same tables give the same bytes"
 
@@ -225,6 +228,39 @@ def test_bad_requests_are_refused_first(place: Path, tmp_path: Path) -> None:
     table = f"table:{tmp_path / 'rows.csv'}?target=y"
     with pytest.raises(DataError, match="expected images"):
         run_backtrack(opening(place, tmp_path / "c", data=table), SMALL)
+
+
+def test_a_run_that_backtrack_made_can_be_edited_by_its_name(done: Run) -> None:
+    when = (done.path / "facts" / "edited.json").stat().st_mtime_ns
+    run_edit(Opening(run=done.path), EDIT)
+    assert (done.path / "facts" / "edited.json").stat().st_mtime_ns == when, "the same network and images"
+
+
+@pytest.mark.parametrize("option", [("--size", "12"), ("--normalize", "0.5/0.5"), ("--skip-unreadable",)])
+@pytest.mark.parametrize("command", ["backtrack", "edit"])
+def test_options_that_a_run_decides_are_refused(
+    command: str, option: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pellucid", command, str(tmp_path), *option])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"not with a run: {option[0]}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_black_images_are_rebuilt_and_left_out_of_edits(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    for i in range(4):
+        Image.new("RGB", (12, 12)).save(tmp_path / "photos" / "ant" / f"black{i}.png")
+    here = opening(place, tmp_path / "run", data=f"folder:{tmp_path / 'photos'}")
+    run_backtrack(here, Backtracking(**{**vars(SMALL), "search": 0, "images": 28}))
+    run_edit(here, Editing(**{**vars(EDIT), "images": 28}))
+    run = Run.open(tmp_path / "run")
+    assert 0 < run.facts("edited")["n"] <= 24 and run.facts("edited")["left_out"] >= 4
+    assert np.isfinite(
+        np.concatenate([run.table("edits")[key] for key in ("size", "blend", "gradient")])
+    ).all()
+    text = re.sub(r"<(script|style).*?</\1>", "", (tmp_path / "run" / "index.html").read_text(), flags=re.S)
+    assert not re.search(r"\bnan\b", text)
 
 
 def test_pictures_are_signed_by_colour() -> None:

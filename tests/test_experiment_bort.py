@@ -9,10 +9,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
 from pellucid._checks import ConfigError
 from pellucid.claims import Ledger, register
+from pellucid.rng import rng
 from pellucid.sweep.locks import held
+from pellucid.train import seeded
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
@@ -25,6 +29,7 @@ PARTS = (
     "bort_page",
     "bort_rows",
     "bort_setup",
+    "bort_sparse",
 )
 
 
@@ -128,6 +133,43 @@ def test_every_setting_is_safe_and_strong_enough(part) -> None:
                 assert choice.lr * choice.strength * max(every, 1) <= 0.5
                 assert bool(choice.strength) == bool(every) and not (every and choice.weight_decay)
                 assert not every or choice.lr / 2 * choice.strength * steps >= 5
+
+
+@pytest.mark.parametrize(("stride", "padding", "size"), [(1, 1, 6), (2, 1, 7), (2, 0, 8), (3, 2, 5)])
+def test_leaving_out_zeros_of_a_gradient_changes_no_gradient(
+    part, stride: int, padding: int, size: int
+) -> None:
+    sparse = part("bort_sparse")
+    with seeded(0):
+        conv = nn.Conv2d(3, 7, 3, stride, padding).double()
+        model = nn.Sequential(
+            conv, nn.LeakyReLU(0.5), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(7, 4).double()
+        )
+    model.to(memory_format=torch.channels_last)
+    images = torch.rand(9, 3, size, size, generator=rng(0, "images"), dtype=torch.float64).requires_grad_()
+
+    def gradients(weigh) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(weigh(model), [images, *model.parameters()]))
+
+    def head(net) -> torch.Tensor:
+        return net(images).square().sum()
+
+    def everywhere(net) -> torch.Tensor:  # no gradient is zero: the usual backward pass
+        return net[0](images).square().sum() + 0 * head(net)
+
+    for weigh in (head, everywhere):
+        wanted = gradients(weigh)
+        sparse.SPARSE = 0.9
+        with sparse.sparse_gradient(model, "0"):
+            assert type(conv) is not nn.Conv2d
+            found = gradients(weigh)
+        assert type(conv) is nn.Conv2d
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="no convolution"), sparse.sparse_gradient(model, "4"):
+        pass
+    with sparse.sparse_gradient(model, ""):
+        assert type(conv) is nn.Conv2d
 
 
 def write(table: Path, rows: list[dict[str, object]]) -> None:

@@ -233,6 +233,39 @@ def test_every_spreads_the_matrices_and_goes_as_far() -> None:
     assert "turns_0" not in optimizer.param_groups[0]
 
 
+def test_a_constraint_put_on_later_has_turns_of_its_own() -> None:
+    params = [weight(4, 6, seed=i) for i in range(6)]
+    optimizer = torch.optim.SGD(params, lr=0.01)
+    first = constrain(optimizer, params[:2], strength=1.0, every=2)
+    constrain(optimizer, params[2:4], strength=1.0, every=2)
+    first.remove()
+    constrain(optimizer, params[4:], strength=1.0, every=2)
+    kept = [p.data.clone() for p in params]
+    for _ in range(2):
+        optimizer.step()
+    for i, (p, start) in enumerate(zip(params, kept, strict=True)):
+        torch.testing.assert_close(p.data, start if i < 2 else pulled(start, 0.02))
+
+
+def test_a_counter_from_another_every_stops_nothing() -> None:
+    p = weight(4, 6)
+    optimizer = torch.optim.SGD([p], lr=0.01)
+    constrain(optimizer, [p], strength=1.0, every=2)
+    optimizer.param_groups[0]["turns_0"], kept = 6, p.data.clone()
+    optimizer.step()
+    torch.testing.assert_close(p.data, pulled(kept, 0.02))
+
+
+def test_nothing_to_constrain_is_a_warning_and_steps_go_on() -> None:
+    model = nn.Linear(4, 2)  # a head and nothing else
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="no matrix was chosen"):
+        handle = constrain(optimizer, matrices(model), strength=1.0, every=4)
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    assert handle.budget == 0.0 and handle.describe()["matrices"] == 0
+
+
 def test_every_follows_the_same_flow() -> None:
     found = []
     for every in (1, 4, 16):

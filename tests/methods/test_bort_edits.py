@@ -118,6 +118,21 @@ def test_bad_input_is_explained() -> None:
         blended(x, x, torch.tensor([-1.0, 0, 0, 0]))
 
 
+def test_a_black_image_has_no_size_and_baselines_say_so() -> None:
+    model, x = network(), torch.cat([torch.zeros_like(images(1)), images(3)])
+    still, moved = (
+        edit_towards(model, x, images(4, "other"), TARGETS, layer="act2", alpha=a) for a in (0.0, 1.0)
+    )
+    assert still.size.tolist() == [0.0] * 4 and torch.equal(blended(x, x, still.size), x)
+    assert moved.size[0] == float("inf") and bool(moved.size[1:].isfinite().all())
+    for baseline in (
+        lambda: blended(x, x, moved.size),
+        lambda: gradient_signed(model, x, TARGETS, moved.size),
+    ):
+        with pytest.raises(DataError, match="black images have none"):
+            baseline()
+
+
 # -- the digits network of the specification -----------------------------------------------------------------------
 
 

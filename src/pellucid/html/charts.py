@@ -30,14 +30,15 @@ class Series:
 
     Args:
         low, high: bounds of the interval of each value; both or none.
-        look: "dot" for what is measured, "ring" for what it is compared with, "step" for what chance gives.
+        look: "dot" for what is measured, "ring" for what it is compared with, "dash" for another such thing beside rings,
+            "step" for what chance gives.
     """
 
     name: str
     values: Values
     low: Values | None = None
     high: Values | None = None
-    look: Literal["dot", "ring", "step"] = "dot"
+    look: Literal["dot", "ring", "dash", "step"] = "dot"
 
 
 def column_chart(
@@ -64,7 +65,7 @@ def column_chart(
     for centre, values in zip(centres, points or [], strict=False):
         drawn.append(_swarm(np.asarray(values, float), centre, 0.84 * width, axis))
     # What is measured is drawn last, inside of the rings of what it is compared with.
-    for one in sorted(series, key=lambda one: ("step", "ring", "dot").index(one.look)):
+    for one in sorted(series, key=lambda one: ("step", "dash", "ring", "dot").index(one.look)):
         drawn.append(_draw(one, centres, width, axis))
     drawn += [_hit(i, names, series, links) for i in range(len(names))]
     return _frame(
@@ -224,6 +225,8 @@ def _draw(one: Series, centres: Sequence[float], width: float, axis: _Axis) -> M
         return Markup('<path class="step" d="{}"/>').format(path)
     dots = "".join(f"M{round(c)} {axis.y(v)}h0" for c, v, _ in there)
     line = "M" + "L".join(f"{round(c)} {axis.y(v)}" for c, v, _ in there) if there else ""
+    if one.look == "dash":
+        return Markup('<path class="dash" d="{}"/><path class="dash-at" d="{}"/>').format(line, dots)
     if one.look == "ring":
         return Markup('<path class="ring-out" d="{}"/><path class="ring-in" d="{}"/>').format(dots, dots)
     spans = ""

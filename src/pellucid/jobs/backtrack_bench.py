@@ -60,9 +60,18 @@ def opening_of_options(
     """What the options name: a run, whose weights and data may have moved, or a network with images and a folder.
 
     Raises:
-        ConfigError: neither, or both.
+        ConfigError: neither, or both, or an option that the run was made with and that would change nothing now.
     """
     if run is not None and model is None and out is None:
+        asked = {
+            "--split": split != "test", "--size": size is not None, "--fit": fit != "crop", "--normalize": normalize != "none",
+            "--class-map": class_map is not None, "--labels": labels is not None, "--skip-unreadable": skip_unreadable,
+        }  # fmt: skip
+        if given := [name for name, there in asked.items() if there]:
+            raise ConfigError(
+                f"not with a run: {', '.join(given)}; its images are made ready as they were for it, so leave that out or use "
+                "--model, --data and --out"
+            )
         return Opening(run=run, weights=weights, data=data)
     if run is not None or model is None or data is None or out is None:
         raise ConfigError("name a run, or a network and images with --model, --data and --out, but not both")

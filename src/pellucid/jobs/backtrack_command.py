@@ -10,7 +10,10 @@ from pellucid.jobs.options import Data, Device, File, Fit, Model, Normalize, Siz
 Seed = Annotated[int, typer.Option(help="Of the images drawn, and of exemplars.")]
 RunFolder = Annotated[
     Path | None,
-    typer.Argument(help="A run of train, inspect or demo; or use --model, --data and --out.", metavar="RUN"),
+    typer.Argument(
+        help="A run of train, inspect, demo, backtrack or edit; or use --model, --data and --out.",
+        metavar="RUN",
+    ),
 ]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="The run folder to write, with --model.", metavar="RUN")

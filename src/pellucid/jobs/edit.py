@@ -103,12 +103,12 @@ def _cast(bench: Bench, asked: Editing) -> Cast:
     fits = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     for i, (source, target) in enumerate(zip(sources.tolist(), targets.tolist(), strict=True)):
         found = (said == target).nonzero().flatten()
-        if source != target and len(found):
+        if source != target and len(found) and bool(images[i].any()):  # nothing has a size relative to black
             pick = int(torch.randint(len(found), (), generator=rng(asked.seed, "exemplar", i)))
             exemplars[i], fits[i] = pool[found[pick]], True
     if not bool(fits.any()):
         raise ConfigError(
-            "there is nothing to edit: every image is of the target class already, or the network takes none of "
+            "there is nothing to edit: every image is of the target class already, or black, or the network takes none of "
             f"{len(pool)} images for it; name another class with --towards, or give more images"
         )
     names = [

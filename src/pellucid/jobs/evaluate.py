@@ -198,6 +198,6 @@ def save_facts(run: "Run", subject: "Subject", *, measured: int) -> None:
         {
             "spec": subject.spec, "name": source.name, "n": measured, "total": len(source), "classes": len(source.classes),
             "fingerprint": source.fingerprint(), "split": subject.split, "size": subject.looks[0],
-            "fit": subject.looks[1], "labelled": True, "skipped": [list(entry) for entry in source.skipped],
+            "fit": subject.looks[1], "labelled": bool(source.classes), "skipped": [list(entry) for entry in source.skipped],
         },
     )  # fmt: skip

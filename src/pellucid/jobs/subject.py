@@ -65,7 +65,7 @@ def subject_of_run(run: "Run", *, weights: Path | None, data: str | None) -> Sub
     job = run.header.get("job")
     if job == "train":
         found = _trained(run, weights, data)
-    elif job in ("inspect", "evaluate"):
+    elif job in ("inspect", "evaluate", "backtrack", "edit"):
         found = _inspected(run, weights, data)
     elif job == "demo":
         found = _demonstrated(run, weights, data)
@@ -74,7 +74,7 @@ def subject_of_run(run: "Run", *, weights: Path | None, data: str | None) -> Sub
     else:
         raise ConfigError(
             f"{run.path} was made by {job!r}, which keeps no network to evaluate; expected a run of train, inspect, demo, "
-            "trace or evaluate, or --model with --data and --out"
+            "trace, evaluate, backtrack or edit, or --model with --data and --out"
         )
     _same(run, found)
     return found

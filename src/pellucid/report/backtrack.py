@@ -1,7 +1,7 @@
 """What is left of an image in each layer: errors beside their baselines, the rebuilt images, and what units stand for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -18,6 +18,7 @@ PINV = "pseudo-inverse"
 SEARCH = "gradient search"
 OTHER = "other weights"
 GOOD = 0.5  # of the image's length: an error that leaves the image recognisable in every run looked at
+LOOKS: Mapping[str, Literal["ring", "dash", "step"]] = {PINV: "ring", SEARCH: "dash", OTHER: "step"}
 FLOOR = 1e-7  # below this an error is rounding, and its logarithm would stretch the chart
 
 
@@ -132,7 +133,7 @@ def _errors(facts: Mapping[str, Any], rows: Table) -> Figure:
     series = [
         Series(way, powers(way, "error"), powers(way, "error_lo"), powers(way, "error_hi"))
         if way == OURS
-        else Series(way, powers(way, "error"), look="ring")
+        else Series(way, powers(way, "error"), look=LOOKS[way])
         for way in facts["ways"]
     ]
     label = f"{title}. " + "; ".join(
@@ -149,8 +150,13 @@ def _errors(facts: Mapping[str, Any], rows: Table) -> Figure:
     return Figure(
         title,
         chart,
-        "0 is as far off as a black image, −1 a tenth of that. The numbers are in the table below.",
+        f"0 is as far off as a black image, −1 a tenth of that. {_key(facts)}. The numbers are in the table below.",
     )
+
+
+def _key(facts: Mapping[str, Any]) -> str:
+    marks = {PINV: "Rings", SEARCH: "dashed", OTHER: "bars"}
+    return "; ".join(f"{mark}: {way}" for way, mark in marks.items() if way in facts["ways"])
 
 
 def _cosines(facts: Mapping[str, Any], rows: Table) -> Figure:
@@ -159,7 +165,7 @@ def _cosines(facts: Mapping[str, Any], rows: Table) -> Figure:
     low, high = ([_value(rows, OURS, layer, f"cosine_{end}") for layer in layers] for end in ("lo", "hi"))
     title = f"The cosine with the image is {number(by_way[OURS][-1])} at {shown_name(layers[-1])}"
     series = [
-        Series(way, values, low, high) if way == OURS else Series(way, values, look="ring")
+        Series(way, values, low, high) if way == OURS else Series(way, values, look=LOOKS[way])
         for way, values in by_way.items()
     ]
     label = f"{title}. " + "; ".join(

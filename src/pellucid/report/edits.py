@@ -43,7 +43,7 @@ def edits(contents: Contents) -> Markup:
 def _checks(facts: Mapping[str, Any], rows: Table) -> Iterator[Check]:
     at = rows["alpha"].tolist().index(facts["alpha"])
     text = (
-        f"At strength {facts['alpha']:g} {_share(rows, 'edit', at)} of {count(facts['n'])} images are taken for the target, "
+        f"At strength {facts['alpha']:g}, {_share(rows, 'edit', at)} of {count(facts['n'])} images are taken for the target, "
         f"changed by {percent(float(rows['size'][at]))} of their length. Blending with the exemplar at the same size reaches "
         f"{_share(rows, 'blend', at)}, one gradient step {_share(rows, 'gradient', at)}."
     )
@@ -64,7 +64,7 @@ def _checks(facts: Mapping[str, Any], rows: Table) -> Iterator[Check]:
         yield Check(
             "note",
             "Images left out",
-            f"{count(facts['left_out'])} images: of the target class already, or no image is taken for their target.",
+            f"{count(facts['left_out'])} images: of the target class already, no image is taken for their target, or black throughout.",
         )
 
 
@@ -110,7 +110,7 @@ def _by_size(rows: Table) -> Figure:
     series = [
         Series("edit", rows["edit"], rows["edit_lo"], rows["edit_hi"]),
         Series("blend", rows["blend"], look="ring"),
-        Series("gradient", rows["gradient"], look="ring"),
+        Series("gradient", rows["gradient"], look="dash"),
     ]
     words = "; ".join(
         f"size {number(s)}: edit {percent(e)}, blend {percent(b)}, gradient {percent(g)}"
@@ -125,7 +125,7 @@ def _by_size(rows: Table) -> Figure:
     return Figure(
         title,
         chart,
-        "Each image is blended, and pushed along its gradient, by as much as its edit changed it.",
+        "Each image is blended (rings), and pushed along its gradient (dashed), by as much as its edit changed it.",
     )
 
 

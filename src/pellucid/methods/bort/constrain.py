@@ -129,7 +129,8 @@ class Constraint:
         _check_alone(matrices, others)
         for place in self._members:
             self._step(optimizer, place)  # what cannot work is told now
-        self._key = f"turns_{len(others)}"
+        taken = {other._key for other in others}  # pyright: ignore[reportPrivateUsage]  # of its own kind
+        self._key = next(key for i in range(len(taken) + 1) if (key := f"turns_{i}") not in taken)
         # A compiled step runs the pull as it is: the turns and the guards are Python.
         self._handles = [optimizer.register_step_pre_hook(uncompiled(self._before))]
         others.append(self)
@@ -172,12 +173,11 @@ class Constraint:
         }
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
-        if not self.settings.strength:
+        if not self.settings.strength or not self._members:
             return
         steps = {place: self._step(optimizer, place) for place in self._members}
         turn = self._turn(optimizer)
-        if steps:
-            self._spent = self._spent + next(iter(steps.values())) / self.settings.every
+        self._spent = self._spent + next(iter(steps.values())) / self.settings.every
         with torch.no_grad(), _full_precision(self.matrices):
             for place, members in self._members.items():
                 step = steps[place]
@@ -219,7 +219,7 @@ class Constraint:
                 "a CUDA graph repeats one step, so every=1 is all it can do; capture with every=1"
             )
         group = optimizer.param_groups[next(iter(self._members))]
-        turn = int(group.get(self._key, 0))
+        turn = int(group.get(self._key, 0)) % every  # a loaded state may have counted further
         group[self._key] = (turn + 1) % every
         return turn
 

@@ -183,8 +183,9 @@ def predict(model: nn.Module, inputs: Float[Tensor, "images ..."]) -> Int64[Tens
 def relative_size(
     added: Float[Tensor, "images ..."], images: Float[Tensor, "images ..."]
 ) -> Float[Tensor, " images"]:
-    """||added|| / ||image||; infinite for something added to a black image."""
-    return added.flatten(1).norm(dim=1) / images.flatten(1).norm(dim=1)
+    """||added|| / ||image||: 0 where nothing was added, infinite for something added to a black image."""
+    length = added.flatten(1).norm(dim=1)
+    return torch.where(length > 0, length / images.flatten(1).norm(dim=1), length)
 
 
 def _only(

@@ -72,7 +72,8 @@ def stretched(
 
 
 def _check(inputs: Tensor, size: Tensor) -> None:
-    if size.shape != inputs.shape[:1] or not bool((size >= 0).all()):
+    if size.shape != inputs.shape[:1] or not bool(((size >= 0) & size.isfinite()).all()):
         raise DataError(
-            f"expected a relative size from 0 up for each of {len(inputs)} images, got {size.tolist()[:8]}"
+            f"expected a finite relative size from 0 up for each of {len(inputs)} images, got {size.tolist()[:8]}; black "
+            "images have none: leave them out"
         )
