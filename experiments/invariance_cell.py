@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from invariance_data import ATTACKED, members, natural_of, targets_of
-from invariance_nets import network
+from invariance_nets import folded, network
 from invariance_setup import (
     ADVERSARY,
     ARCHITECTURES,
@@ -45,6 +45,7 @@ from pellucid.methods.invert.validity import to_bytes
 from pellucid.sweep import Cell
 
 BATCH = 100
+"""Images that are judged together."""
 SHOWN = 8
 KEEP_EVERY = 60.0
 
@@ -64,6 +65,15 @@ class Subject:
     @property
     def representation(self) -> Representation:
         return Representation(self.model, ARCHITECTURES[self.architecture].features)
+
+    @property
+    def quick(self) -> Representation:
+        """The same function of a copy that is cheaper to search; gates are decided by `representation`."""
+        return Representation(folded(self.model), ARCHITECTURES[self.architecture].features)
+
+    @property
+    def batch(self) -> int:
+        return ARCHITECTURES[self.architecture].batch
 
 
 def run_inversion(
@@ -111,8 +121,8 @@ def search(subject: Subject, prior: Prior, *, count: int, n_starts: int, scratch
     begun = torch.cat([starts(shape, range(count), start=k) for k in range(n_starts)])
     state = scratch / "state.safetensors"
     found = invert(
-        subject.representation, subject.targets[target], begun, preset=subject.setup.preset, prior=prior,
-        batch_size=BATCH, keep=keeper(state), resume=load_file(state) if state.exists() else None,
+        subject.quick, subject.targets[target], begun, preset=subject.setup.preset, prior=prior,
+        batch_size=subject.batch, keep=keeper(state), resume=load_file(state) if state.exists() else None,
     )  # fmt: skip
     state.unlink(missing_ok=True)
     return found
@@ -228,13 +238,8 @@ def oppose(
         kept = load_file(shared)
         warm, begun = kept["images"][:count], kept["starts"][:count]
     else:
-        free = invert(
-            subject.representation,
-            goals,
-            starts(goals.shape[1:], range(count)),
-            preset=setup.preset,
-            batch_size=BATCH,
-        )
+        begun = starts(goals.shape[1:], range(count))
+        free = invert(subject.quick, goals, begun, preset=setup.preset, batch_size=subject.batch)
         warm, begun = free.images, free.starts
     judge = next((member for member in judges if member.name == ATTACKED), None)
     if judge is None:
@@ -242,8 +247,8 @@ def oppose(
             f"the attacked metric {ATTACKED!r} broke an axiom, so there is nothing to work against"
         )
     curve = adversarial_curve(
-        subject.representation, goals, warm, metric=judge.metric, tolerances=setup.tolerances, preset=setup.gentle,
-        batch_size=BATCH,
+        subject.quick, goals, warm, metric=judge.metric, tolerances=setup.tolerances, preset=setup.gentle,
+        batch_size=subject.batch,
     )  # fmt: skip
     judges = [dc.replace(member, attacked=member.name == ATTACKED) for member in judges]
     found = afc_columns("free", warm, begun, goals, judges)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pellucid.data import Source, open_source
 from pellucid.evals.alignment_committee import Member
-from pellucid.evals.perceptual import WEIGHT_FREE, check_axioms
+from pellucid.evals.perceptual import WEIGHT_FREE, DeepDistance, check_axioms
 from pellucid.evals.trunk import members_of, refuse_tested, self_trained, untrained
 from pellucid.rng import rng
 from pellucid.sweep.locks import held
@@ -98,19 +98,32 @@ def natural_of(setup: Setup, paradigm: str) -> Tensor:
 def members(setup: Setup, folder: Path, *, tested: Collection[str]) -> tuple[list[Member], list[str]]:
     """Who judges: metrics without weights, three trunks trained on other images, an untrained one as control.
 
-    A member that breaks an axiom on this data is left out, and named in the second list.
+    A member that breaks an axiom on this data is left out, and named in the second list. They are the same for every cell
+    of a data set, and made once a process.
     """
+    found, refused = _members(setup, folder)
+    for member in found:
+        if isinstance(member.metric, DeepDistance):
+            refuse_tested(member.metric.trunk, tested)
+    return found, refused
+
+
+_made: dict[Path, tuple[list[Member], list[str]]] = {}
+
+
+def _members(setup: Setup, folder: Path) -> tuple[list[Member], list[str]]:
+    if folder in _made:
+        return _made[folder]
     source = trunk_images(setup)
     with held(folder / "trunks.lock"):
         trunks = self_trained(
             source, epochs=setup.trunk[1], seed=1, checkpoint=folder / "trunks", device="cpu"
         )
-    for trunk in trunks:
-        refuse_tested(trunk.metric.trunk, tested)
     found = [Member(name, metric, "weight-free") for name, metric in WEIGHT_FREE.items()]
     found += members_of(trunks)
     control = untrained(source, seed=1)
     found.append(Member(control.name, control, control.rung, control=True, fingerprint=control.fingerprint))
     shown = next(source.batches(8)).inputs
     refused = [member.name for member in found if check_axioms(member.metric, shown).failed]
-    return [member for member in found if member.name not in refused], refused
+    _made[folder] = [member for member in found if member.name not in refused], refused
+    return _made[folder]

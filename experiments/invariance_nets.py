@@ -1,5 +1,6 @@
 """The networks of the invariance study: published ones are loaded, the others trained once and kept in the scratch folder."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from invariance_data import data_root, in_memory, training_images
 from invariance_setup import ARCHITECTURES, CONTRASTIVE, ON_JPEG, PUBLISHED, Setup, paradigm
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pellucid.attack import L2
-from pellucid.data import Source
+from pellucid.attack import L2, Prepare
+from pellucid.data import Batch, Source
 from pellucid.evals.attack import attack_curve
 from pellucid.evals.classify import accuracy
 from pellucid.evals.probe import linear_probe
@@ -34,9 +36,12 @@ FILES = {
 
 
 def built(setup: Setup, architecture: str, seed: int) -> nn.Module:
-    """A network at its start: the published weights on CIFAR-10, else first weights that the seed gives."""
+    """A network at its start: the published weights on CIFAR-10, else first weights that the seed gives.
+
+    Channels last, which takes a quarter off a step of a narrow residual network; numbers differ by rounding alone.
+    """
     with seeded(seed, "weights"):
-        model = ARCHITECTURES[architecture].build()
+        model = ARCHITECTURES[architecture].build().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownMemberType]  # torch's stub lacks it
     if setup.dataset == "cifar10":
         apply_weights(model, load_weights(data_root() / FILES["cifar10", architecture]))
         normalize(model, CIFAR_RESNET_MEAN, CIFAR_RESNET_STD)
@@ -64,17 +69,45 @@ def network(
     return model.eval()
 
 
+def folded(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, each batch norm folded into the convolution before it: the same function, a third cheaper.
+
+    Searches and attacks use it. Gates are decided by the network itself, so that V7 would show a copy that differs.
+    """
+    found = copy.deepcopy(model).eval()
+    for module in [*found.modules()]:
+        parts = dict(module.named_children())
+        for name, part in parts.items():
+            before = parts.get(name.replace("bn", "conv"))
+            if isinstance(part, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+                setattr(module, name.replace("bn", "conv"), fuse_conv_bn_eval(before, part))
+                setattr(module, name, nn.Identity())
+    return found.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownMemberType]  # torch's stub lacks it
+
+
+def on_copy(prepare: Prepare | None) -> Prepare | None:
+    """The same preparation with attacks on the folded copy: an attack sees the network in evaluation mode anyway."""
+    if prepare is None:
+        return None
+
+    def prepared(model: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
+        return prepare(folded(model), batch, generator)
+
+    return prepared
+
+
 def train(
     model: nn.Module, setup: Setup, architecture: str, name: str, *, seed: int, checkpoint: Path
 ) -> None:
     """Train in place by the network's paradigm; without labels, a linear readout then takes the classifier's place."""
-    how = paradigm(setup, architecture, name, seed=seed)
+    how, normed = paradigm(setup, architecture, name, seed=seed), architecture != "robust_small"
     source, epochs = training_images(setup), setup.epochs[name]
     tuning = setup.dataset == "cifar10"
     parameters = how.parameters(model)
     optimizer = SGD(parameters, 0.01, 0.9, weight_decay=5e-4) if tuning else AdamW(parameters, 2e-3)
     fit(
-        model, source, optimizer, how.terms, prepare=how.prepare, epochs=epochs, batch_size=setup.batch_size,
+        model, source, optimizer, how.terms, prepare=on_copy(how.prepare) if normed else how.prepare, epochs=epochs,
+        batch_size=setup.batch_size,
         seed=seed, schedule=CosineAnnealingLR(optimizer, epochs), clip=5.0, checkpoint=checkpoint, device="cpu",
     )  # fmt: skip
     if name in CONTRASTIVE:

@@ -45,16 +45,20 @@ VIEWS: tuple[Change, ...] = (
 
 @dc.dataclass(frozen=True)
 class Architecture:
-    """How a network is built, where its representation is, and how wide that is."""
+    """How a network is built, where its representation is, and how wide that is.
+
+    `batch`: rows of a search that are computed together; small networks are faster with more.
+    """
 
     build: Callable[[], nn.Module]
     features: Tap
     width: int
     head: str
+    batch: int = 100
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "robust_small": Architecture(robust_small, Tap("7", side="in"), 100, "7"),
+    "robust_small": Architecture(robust_small, Tap("7", side="in"), 100, "7", batch=300),
     "resnet8": Architecture(
         functools.partial(zoo.resnet8, widths=(8, 16, 32), in_channels=1),
         Tap("linear", side="in"),

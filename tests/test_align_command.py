@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from pellucid._checks import ConfigError, DataError, StaleResultError
 from pellucid.cli import main
+from pellucid.data import open_source
 from pellucid.evals.alignment_committee import AFC, CLUSTER, HARD, MATCHED
+from pellucid.evals.perceptual import WEIGHT_FREE
 from pellucid.evals.trunk import STAGES, small_trunk
 from pellucid.jobs.align import Alignment, run_align
 from pellucid.jobs.align_metrics import FREE_NAMES, Ladder, read_answers
@@ -254,6 +256,75 @@ def test_a_trunk_of_ones_own_is_hashed_and_an_untrained_one_is_a_control(place: 
             tmp_path / "t",
         )  # fmt: skip
     assert not (tmp_path / "t").exists()
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory, place: Path) -> Path:
+    """A folder of images without labels, two of them exact copies, and a run on it."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photographs")
+    digits = open_source("digits", split="test")
+    (folder / "images").mkdir()
+    for i in range(40):
+        pixels = (digits[0 if i == 39 else i][0][0] * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / "images" / f"{i:02}.png")
+    sys.path.insert(0, str(place))
+    try:
+        request = Request(model="alignnets:whole", data=f"folder:{folder / 'images'}")
+        run_invert(Asking(request=request), Inversion(**{**vars(SMALL), "natural": 40}), folder / "run")
+    finally:
+        sys.path.remove(str(place))
+    return folder
+
+
+def test_without_labels_trunks_are_trained_by_contrast_and_say_so(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ladder = Ladder(metrics=("ssim",), self_trained=3, trunk_epochs=1)
+    run_align(asked(photographs, "run", ladder=ladder), tmp_path / "r")
+    said = capsys.readouterr().err
+    assert "on 40 images" in said and "by contrast, without labels" in said
+    run = Run.open(tmp_path / "r")
+    named = {m["name"]: m for m in run.facts("aligned")["metrics"]}
+    assert named["contrastive 1"]["rung"] == "self-trained trunk" and not named["contrastive 1"]["control"]
+    assert named["contrastive 3"]["trained"] == "by contrast, without labels"
+    assert (
+        cell(run, "run", "contrastive 2")["percent"] == 100 and HARD not in run.table("alignment")["measure"]
+    )
+    assert "by contrast, without labels" in (tmp_path / "r" / "index.html").read_text()
+
+
+def test_exact_copies_are_no_natural_pairs(photographs: Path) -> None:
+    null = Run.open(photographs / "run").facts("inverted")
+    assert null["natural"] == 39 and null["null"]["minimum"] > 0 and null["null"]["rank_max"] < 1
+
+
+def test_what_is_wrong_is_said_before_anything_is_trained_or_judged(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work was done before bad input was found")
+
+    monkeypatch.setattr("pellucid.evals.trunk.self_trained", never)
+    monkeypatch.setattr("pellucid.jobs.align.judge_all", never)
+    (tmp_path / "answers.csv").write_text("item,chose_target\na,perhaps\n")
+    bad = Ladder(self_trained=3, answers=tmp_path / "answers.csv")
+    with pytest.raises(DataError, match="line 2"):
+        run_align(asked(place, "whole", ladder=bad), tmp_path / "r")
+    with pytest.raises(ConfigError, match="regulariser-free"):
+        run_align(asked(place, "coarse", "prior", stir=True), tmp_path / "r")
+    with pytest.raises(ConfigError, match="one metric twice"):
+        run_align(asked(place, "whole", ladder=Ladder(metrics=("lab", "lab"))), tmp_path / "r")
+    monkeypatch.setitem(WEIGHT_FREE, "lab", lambda a, b: (a - b).flatten(1).sum(1))
+    with pytest.raises(
+        ConfigError, match=r"'lab' is no perceptual distance.*--metrics ssim,ms-ssim,gradient"
+    ):
+        run_align(asked(place, "whole", ladder=Ladder(self_trained=3)), tmp_path / "r")
+    monkeypatch.setattr("pellucid.jobs.align_metrics.LEAST_TARGETS", 13)
+    with pytest.raises(ConfigError, match="at least 13 targets"):
+        run_align(asked(place, "whole", ladder=Ladder(metrics=("ssim",))), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_network_under_test_is_no_judge(place: Path, tmp_path: Path) -> None:

@@ -35,11 +35,14 @@ from pellucid.evals.alignment_committee import (
 )
 from pellucid.evals.classify import wilson
 from pellucid.evals.heads import CALIBRATED, calibrate_heads
-from pellucid.evals.perceptual import lpips_distance, ssim_distance
+from pellucid.evals.perceptual import check_axioms, lpips_distance, ssim_distance
 from pellucid.evals.trunk import (
+    LEAST_IMAGES,
     SELF_TRAINED,
     STAGES,
     UNTRAINED,
+    contrastive,
+    members_of,
     self_trained,
     small_trunk,
     tensor_hashes,
@@ -273,6 +276,49 @@ def test_self_trained_trunks_are_distances_and_three_at_least(tmp_path) -> None:
     bare = Source("bare", [(images[i], None) for i in range(6)])
     with pytest.raises(ConfigError, match="no labels"):
         self_trained(bare)
+
+
+def unlabelled(n: int, *, size: int = 16) -> Source:
+    source = shapes_source(n, size=size)
+    return Source("photographs", [(source[i][0], None) for i in range(n)])
+
+
+def test_trunks_are_trained_by_contrast_where_there_are_no_labels(tmp_path, untouched_rng: None) -> None:
+    source = unlabelled(33)
+    made = contrastive(source, epochs=1, batch_size=16, checkpoint=tmp_path)
+    assert [t.metric.name for t in made] == ["contrastive 1", "contrastive 2", "contrastive 3"]
+    assert len({t.metric.fingerprint for t in made}) == 3 and {t.metric.rung for t in made} == {SELF_TRAINED}
+    assert all(member.votes for member in members_of(made)) and all(np.isfinite(t.loss) for t in made)
+    first = small_trunk(3, 2, seed=0, replicate=0)
+    assert not torch.equal(made[0].metric.trunk[0].weight, first[0].weight), "it was trained"
+    images = next(source.batches(6)).inputs
+    assert check_axioms(made[0].metric, images).failed == ()
+    again = contrastive(source, epochs=1, batch_size=16, checkpoint=tmp_path)
+    assert again[2].metric.fingerprint == made[2].metric.fingerprint, "found again, not trained again"
+    with pytest.raises(ConfigError, match="at least 3 trunks"):
+        contrastive(source, replicates=1)
+    with pytest.raises(ConfigError, match=f"at least {LEAST_IMAGES} images"):
+        contrastive(unlabelled(5))
+    tested = tensor_hashes(made[1].metric.trunk)
+    with pytest.raises(ConfigError, match="cannot be its own judge"):
+        contrastive(source, epochs=1, batch_size=16, checkpoint=tmp_path, tested=tested)
+
+
+@pytest.mark.slow
+def test_a_contrastive_trunk_knows_a_shifted_image_again_better_than_an_untrained_one() -> None:
+    """The same picture moved by some pixels is nearer than another picture: what the views taught it."""
+    from pellucid.methods.paradigms import blur, resized_crop
+
+    source = unlabelled(240, size=20)
+    (trained, *_) = contrastive(source, changes=(resized_crop(0.3), blur()), epochs=6, batch_size=40)
+    x = next(source.batches(60)).inputs
+    moved, other = x.roll((3, 3), (2, 3)), x.roll(7, 0)
+
+    def share(metric) -> float:
+        return float((metric(moved, x) < metric(other, x)).double().mean())
+
+    assert trained.loss < np.log(79)
+    assert share(trained.metric) > share(untrained(source)) - 0.02 and share(trained.metric) > 0.6
 
 
 def test_a_network_is_not_its_own_judge() -> None:

@@ -107,3 +107,46 @@ def test_claims_are_registered_once_and_decided_by_their_cells(tmp_path: Path) -
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+FOLDED = """
+import dataclasses as dc
+import torch
+from torch import nn
+from invariance_nets import built, folded, on_copy
+from invariance_setup import setups
+from pellucid.attack import L2, adversarial
+from pellucid.data import Batch
+from pellucid.preprocess import normalize
+from pellucid.rng import rng
+setup = setups("smoke")["digits"]
+for name in ("resnet8", "robust_small"):
+    model = built(setup, name, 0).train()
+    normalize(model, (0.4,), (0.3,))
+    with torch.no_grad():
+        for k in range(3):
+            model(torch.rand(20, 1, 28, 28, generator=rng(k)))
+    model.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    quick, x = folded(model), torch.rand(6, 1, 28, 28, generator=rng(9))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in quick.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(quick(x), model(x), atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    attack, rows = adversarial(L2(1.0), steps=2), Batch(x, torch.arange(6), torch.arange(6))
+    plain, copied = (prepare(model, rows, rng(1)).inputs for prepare in (attack, on_copy(attack)))
+    torch.testing.assert_close(plain, copied, atol=1e-3, rtol=0)
+    assert float((copied - x).abs().max()) > 0.01
+"""
+
+
+@pytest.mark.slow
+def test_searches_and_attacks_on_the_folded_copy_are_those_of_the_network() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FOLDED],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "experiments"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

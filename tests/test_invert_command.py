@@ -17,7 +17,7 @@ from pellucid.data import open_source
 from pellucid.jobs import invert as invert_job
 from pellucid.jobs import invert_search
 from pellucid.jobs.inspect import Request
-from pellucid.jobs.invert import Asking, Inversion, asking_of, opened_as, run_invert
+from pellucid.jobs.invert import Asking, Inversion, asking_of, opened_as, run_invert, subject_of
 from pellucid.jobs.invert_clock import duration, fitting_threads, flops, prediction
 from pellucid.jobs.invert_layer import layer_name, parse_layer
 from pellucid.jobs.invert_regulariser import parse_regulariser
@@ -71,6 +71,9 @@ def normed():
     with seeded(0):
         net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(384, 10))
     return net.train()
+
+def small_too():
+    return nn.Sequential(nn.Flatten(), nn.Identity())
 
 def headless():
     return nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
@@ -299,6 +302,69 @@ def test_bad_input_is_named_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_failure_after_the_search_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that is full when results are written costs the results, not the search."""
+
+    def full(*_: object) -> None:
+        raise ConfigError("no room to write")
+
+    asked, folder = small(steps=20), "pellucid.jobs.invert_tables.save_images"
+    with monkeypatch.context() as broken:
+        broken.setattr(folder, full)
+        with pytest.raises(ConfigError, match="no room"):
+            run_invert(asking(), asked, tmp_path / "run")
+    assert (tmp_path / "run" / "search.safetensors").exists()
+    capsys.readouterr()
+    run_invert(asking(), asked, tmp_path / "run")
+    assert "a search that was interrupted goes on" in capsys.readouterr().err
+    run_invert(asking(), asked, tmp_path / "plain")
+    first, second = (Run.open(tmp_path / name).table("inversions") for name in ("run", "plain"))
+    assert first["rho"].tolist() == second["rho"].tolist()
+
+
+def test_images_that_cannot_serve_fail_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invert_search, "search", None)
+    with monkeypatch.context() as broken, pytest.raises(NumericError, match="natural images is NaN"):
+        third = torch.tensor([2])
+        broken.setattr(invert_search, "distinct", lambda images: images.index_fill(0, third, float("nan")))
+        run_invert(asking(), SMALL, tmp_path / "run")
+    with pytest.raises(DataError, match="at least 5 pixels"):
+        run_invert(asking("small_too", size="4"), small(layer="1"), tmp_path / "run")
+    images = torch.rand(30, 1, 8, 8)
+    images[19:] = images[0]
+    with pytest.raises(DataError, match="only 19 of 30 natural images differ"):
+        invert_search.distinct(images)
+    images = torch.rand(25, 1, 8, 8)
+    assert torch.equal(invert_search.distinct(torch.cat([images, images[3:5]])), images)
+    assert not (tmp_path / "run").exists()
+
+
+def test_targets_that_cannot_be_read_are_replaced_by_the_next_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(24):
+        Image.fromarray(np.full((8, 8), 10 * i, dtype=np.uint8)).save(pictures / f"{i:02}.png")
+    asked = small(targets=5, natural=20)
+    order = invert_search.drawn(24, asked).tolist()
+    for i in (order[1], order[5]):  # a target, and the first of its replacements
+        (pictures / f"{i:02}.png").write_bytes(b"no image")
+    found = subject_of(asking(data=f"folder:{pictures}?channels=grey", skip_unreadable=True))
+    index, _ = invert_search.draw(24, asked)
+    kept, images = invert_search.readable_targets(found, asked, index)
+    assert kept.tolist() == sorted([order[0], *order[2:5], order[6]])
+    assert (images[:, 0, 0, 0] * 255).round().int().tolist() == [10 * i for i in kept.tolist()]
+    assert "1 of the targets drawn cannot be read" in capsys.readouterr().err
+    many = small(targets=23, natural=20)
+    with pytest.raises(DataError, match="only 22 images can be read"):
+        invert_search.readable_targets(found, many, invert_search.draw(24, many)[0])
+
+
 def test_the_command_line_takes_a_run_or_a_network(
     place: Path,
     done: Run,
@@ -320,6 +386,8 @@ def test_the_command_line_takes_a_run_or_a_network(
     assert capsys.readouterr().out.strip() == str(out.resolve() / "index.html")
     assert call("--out", str(tmp_path / "none")) == 2
     assert "name a run, or a network" in capsys.readouterr().err
+    assert call(str(out), "--size", "16", "--out", str(tmp_path / "none")) == 2
+    assert "a run has its own images" in capsys.readouterr().err
     assert call(str(out), "--model", "invnets:whole", "--out", str(tmp_path / "none")) == 2
     assert call("--model", "invnets:whole", "--data", "digits", "--tolerances", "a", "--out", str(out)) == 2
     assert "--tolerances takes numbers" in capsys.readouterr().err

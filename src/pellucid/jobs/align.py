@@ -49,6 +49,7 @@ def run_align(asked: Alignment, out: Path) -> Path:
     """
     from pellucid.jobs.align_metrics import check_ladder
     from pellucid.jobs.align_runs import flags, read_runs
+    from pellucid.jobs.align_stir import check_stir
     from pellucid.jobs.opening import check_run_folder
     from pellucid.jobs.standing import nothing_left_behind
 
@@ -56,6 +57,8 @@ def run_align(asked: Alignment, out: Path) -> Path:
     if asked.triples < 1:
         raise ConfigError(f"--triples must be at least 1, got {asked.triples}")
     entries = read_runs(asked.runs, asked.names)
+    if asked.stir:
+        check_stir(entries)
     check_run_folder(out)
     for flag in (flagged := flags(entries)):
         say(f"caution: {flag}")
@@ -85,13 +88,7 @@ def _align(asked: Alignment, entries: Sequence[Entry], flagged: Sequence[str], o
 
 
 def judge_all(entries: Sequence[Entry], panel: Judges, asked: Alignment) -> list[Judged]:
-    """Every metric on every run; metrics that break an axiom on these images are refused before any score."""
-    from pellucid.evals.alignment_committee import check_member
-    from pellucid.jobs.align_runs import items_of
-
-    first = items_of(entries[0], entries[0].rows())
-    for member in panel.members:
-        check_member(member, first.targets)
+    """Every metric on every run."""
     found: list[Judged] = []
     with progress("metrics and runs") as report:
         for number, entry in enumerate(entries):

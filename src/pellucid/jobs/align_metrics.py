@@ -16,10 +16,13 @@ from pellucid._checks import ConfigError, DataError, check_one_of
 from pellucid.jobs.progress import progress, say
 
 if TYPE_CHECKING:
+    import torch
+
     from pellucid.data import Source
     from pellucid.evals.alignment_committee import Member
     from pellucid.jobs.align_runs import Entry
 
+LEAST_TARGETS = 4
 FREE_NAMES = ("ssim", "ms-ssim", "lab", "gradient", "laplacian")
 WEIGHT_FREE_RUNG = "weight-free"
 
@@ -51,6 +54,8 @@ def check_ladder(ladder: Ladder) -> None:
     """Everything that can be known to be wrong before any work."""
     from pellucid.evals.trunk import REPLICATES
 
+    if len(set(ladder.metrics)) != len(ladder.metrics):
+        raise ConfigError(f"--metrics names one metric twice: {', '.join(ladder.metrics)}")
     for name in ladder.metrics:
         check_one_of(name, FREE_NAMES, "--metrics")
     if ladder.trunk is None and (ladder.trunk_weights or ladder.heads or ladder.trunk_stages):
@@ -66,13 +71,47 @@ def check_ladder(ladder: Ladder) -> None:
     for file in (ladder.trunk_weights, ladder.heads, ladder.answers):
         if file is not None and not file.is_file():
             raise ConfigError(f"{file} is no file")
+    if ladder.answers is not None:
+        read_answers(ladder.answers)
+
+
+def check_members(members: Sequence["Member"], targets: "torch.Tensor") -> None:
+    """Every metric must be a distance on the targets before it judges anything.
+
+    Raises:
+        ConfigError: fewer than four targets, or a metric that breaks an axiom, with the option that leaves it out.
+    """
+    from pellucid.evals.alignment_committee import AXIOM_IMAGES
+    from pellucid.evals.perceptual import check_axioms
+
+    if len(targets) < LEAST_TARGETS:
+        raise ConfigError(
+            f"metrics are tried on at least {LEAST_TARGETS} targets before they judge, and these runs have {len(targets)}; "
+            "invert more with --targets"
+        )
+    for member in members:
+        failed = check_axioms(member.metric, targets[:AXIOM_IMAGES]).failed
+        if failed:
+            advice = (
+                f"leave it out: --metrics {','.join(name for name in FREE_NAMES if name != member.name)}"
+                if member.rung == WEIGHT_FREE_RUNG
+                else "LPIPS needs calibrated, non-negative heads or weights of 1, and a trunk that sees these images"
+            )
+            raise ConfigError(
+                f"metric {member.name!r} is no perceptual distance on these targets: it breaks {', '.join(failed)}; {advice}"
+            )
 
 
 def judges(ladder: Ladder, entries: Sequence["Entry"], out: Path, *, seed: int) -> Judges:
-    """Every metric that was asked for, in the order of the ladder; each rung is printed."""
+    """Every metric that was asked for, in the order of the ladder; each rung is printed.
+
+    Metrics that need no training are tried on the targets before any trunk is trained.
+    """
     from pellucid.evals.alignment_committee import Member
     from pellucid.evals.perceptual import WEIGHT_FREE
+    from pellucid.jobs.align_runs import items_of
 
+    targets = items_of(entries[0], entries[0].rows()).targets
     members: list[Member] = []
     about: list[dict[str, Any]] = []
     if ladder.trunk is not None:
@@ -81,6 +120,8 @@ def judges(ladder: Ladder, entries: Sequence["Entry"], out: Path, *, seed: int) 
         about.append(known)
     members += [Member(name, WEIGHT_FREE[name], WEIGHT_FREE_RUNG) for name in ladder.metrics]
     about += [{} for _ in ladder.metrics]
+    check_members(members, targets)
+    before = len(members)
     if ladder.self_trained:
         for member, known in _self_trained(ladder, entries, out, seed=seed):
             members.append(member)
@@ -89,6 +130,7 @@ def judges(ladder: Ladder, entries: Sequence["Entry"], out: Path, *, seed: int) 
         member, known = _calibrated(ladder, entries, members, seed=seed)
         members.append(member)
         about.append(known)
+    check_members(members[before:], targets)
     for member in members:
         say(f"metric {member.name}: {member.rung}{', a control' if member.control else ''}")
     return Judges(tuple(members), tuple(about))
@@ -135,16 +177,20 @@ def _self_trained(
 ) -> list[tuple["Member", dict[str, Any]]]:
     """Rungs 3 and 4: trunks trained on the user's images, and one that is not trained, as a control."""
     from pellucid.evals.alignment_committee import Member
-    from pellucid.evals.trunk import members_of, self_trained, untrained
+    from pellucid.evals.trunk import contrastive, members_of, self_trained, untrained
 
     source = _training_images(ladder, entries)
-    say(f"training {ladder.self_trained} small trunks on {len(source):,} images of {source.name}")
+    labelled = source.targets is not None and len(source.classes) > 1
+    how = "by their labels" if labelled else "by contrast, without labels"
+    say(f"training {ladder.self_trained} small trunks on {len(source):,} images of {source.name}, {how}")
     with progress("training steps") as report:
-        made = self_trained(
+        made = (self_trained if labelled else contrastive)(
             source, replicates=ladder.self_trained, epochs=ladder.trunk_epochs, tested=tested(entries), seed=seed,
             checkpoint=out / "training", progress=report,
         )  # fmt: skip
-    known = {"data": source.fingerprint(), "epochs": ladder.trunk_epochs, "images": len(source)}
+    known = {
+        "data": source.fingerprint(), "epochs": ladder.trunk_epochs, "images": len(source), "trained": how,
+    }  # fmt: skip
     found = [
         (m, {**known, "loss": t.loss, "replicate": t.replicate})
         for m, t in zip(members_of(made), made, strict=True)
@@ -160,17 +206,19 @@ def _self_trained(
 
 
 def _training_images(ladder: Ladder, entries: Sequence["Entry"]) -> "Source":
-    """The training part of the runs' data, or what `--trunk-data` names."""
+    """The training part of the runs' data, with its labels where a file gave them, or what `--trunk-data` names."""
     from pellucid.data import open_source
     from pellucid.preprocess import parse_size
 
-    data = entries[0].run.facts("data")
-    size = data.get("size")
+    data, request = entries[0].run.facts("data"), entries[0].run.header.get("opened", {}).get("request") or {}
+    labels = None if ladder.trunk_data else request.get("labels")
     return open_source(
         ladder.trunk_data or str(data["spec"]),
         split="train",
-        size=parse_size(size),
+        size=parse_size(data.get("size")),
         fit=data.get("fit") or "crop",
+        labels=None if labels is None else Path(labels),
+        skip_unreadable=bool(request.get("skip_unreadable", False)),
     )
 
 

@@ -16,7 +16,6 @@ def shared(entries: Sequence["Entry"], *, device: "torch.device") -> dict[str, l
     """A row for each ordered pair: STIR(second | first), mean over starts, and plain CKA of the two.
 
     Raises:
-        ConfigError: a run that does not say where its network is, or whose images lean on a prior.
         StaleResultError: a network that is not the one that was inverted.
     """
     from pellucid.evals.alignment import results_of
@@ -44,18 +43,23 @@ def shared(entries: Sequence["Entry"], *, device: "torch.device") -> dict[str, l
     return rows
 
 
+def check_stir(entries: Sequence["Entry"]) -> None:
+    """Raise `ConfigError` for a run whose images lean on a prior, or that does not say where its network is."""
+    for entry in entries:
+        if entry.method != "free":
+            raise ConfigError(
+                f"STIR is defined for regulariser-free images, and {entry.key} has {entry.method!r}; leave --stir out"
+            )
+        if "opened" not in entry.run.header:
+            raise ConfigError(f"{entry.key} does not say where its network is; leave --stir out")
+
+
 def _representation(entry: "Entry", device: "torch.device") -> "Representation":
     from pellucid.jobs.invert import asking_of, subject_of
     from pellucid.jobs.invert_layer import parse_layer
     from pellucid.jobs.tapping import first_images
     from pellucid.methods.invert import Representation
 
-    if entry.method != "free":
-        raise ConfigError(
-            f"STIR is defined for regulariser-free images, and {entry.key} has {entry.method!r}; leave --stir out"
-        )
-    if "opened" not in entry.run.header:
-        raise ConfigError(f"{entry.key} does not say where its network is; leave --stir out")
     subject = subject_of(asking_of(entry.run.header["opened"]))
     if subject.facts["weights_hash"] != entry.run.facts("model")["weights_hash"]:
         raise StaleResultError(f"the weights of {entry.key} have changed since it was inverted")

@@ -66,22 +66,28 @@ def set_task(subject: "Subject", asked: "Inversion", *, device: "torch.device") 
     from pellucid.jobs.tapping import first_images, taking
     from pellucid.methods.invert import Representation
     from pellucid.methods.invert.representation import check_goals
+    from pellucid.methods.invert.validity import check_natural
 
     source = subject.source
     first = first_images(source)
     check_images(tuple(first.shape[1:]), source.name)
     regulariser = parse_regulariser(asked.regulariser, height=first.shape[2], width=first.shape[3])
     metric = checked_metric(asked.against, WEIGHT_FREE)
+    for each in WEIGHT_FREE.values():
+        each(first, first)  # all of them are written for every item: images too small for one fail here
     advice = "--size, ?channels=rgb or ?channels=grey after the data spec, or another model"
     with taking(first, advice), torch.no_grad():
         subject.model(first.to(device))
     tap = parse_layer(subject.model, asked.layer, first.to(device))
     index, natural = draw(len(source), asked)
     g = Representation(subject.model, tap, identity_relus=asked.identity_relus)
-    targets = images_at(subject, index).to(device)
+    index, targets = readable_targets(subject, asked, index)
+    targets = targets.to(device)
     check_goals(g.values(targets, batch_size=asked.batch_size), layer_name(tap))
+    others = distinct(images_at(subject, natural)[1]).to(device)
+    check_natural(g.values(others, batch_size=asked.batch_size))
     return Task(
-        g, layer_name(tap), targets, index, images_at(subject, natural).to(device), regulariser, preset_of(asked), metric, subject
+        g, layer_name(tap), targets, index, others, regulariser, preset_of(asked), metric, subject
     )  # fmt: skip
 
 
@@ -106,29 +112,82 @@ def preset_of(asked: "Inversion") -> "Preset":
 
 def draw(n: int, asked: "Inversion") -> tuple["Tensor", "Tensor"]:
     """Positions of the targets and of the natural images, drawn with the seed; other images while there are enough."""
-    import torch
-
     from pellucid.jobs.invert import LEAST_NATURAL
-    from pellucid.rng import rng
 
     if n < max(asked.targets, LEAST_NATURAL):
         raise DataError(
             f"{asked.targets} targets and at least {LEAST_NATURAL} natural images to compare with were asked of {n} images; "
             "take more images, or fewer --targets"
         )
-    order = torch.randperm(n, generator=rng(asked.seed, "inversion targets"))
+    order = drawn(n, asked)
     return order[: asked.targets].sort().values, order[-min(asked.natural, n) :].sort().values
 
 
-def images_at(subject: "Subject", index: "Tensor") -> "Tensor":
-    """The images at these positions; an unreadable one is an error here, as results are kept by position."""
+def drawn(n: int, asked: "Inversion") -> "Tensor":
+    """All positions in the order they are drawn in: targets from the front, natural images from the back."""
+    import torch
+
+    from pellucid.rng import rng
+
+    return torch.randperm(n, generator=rng(asked.seed, "inversion targets"))
+
+
+def images_at(subject: "Subject", index: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """The positions of these that can be read, and their images."""
     import torch
 
     batches = list(subject.source.take(index).batches(256))
-    found = torch.cat([batch.inputs for batch in batches])
-    if len(found) != len(index):
-        raise DataError(f"{len(index) - len(found)} of the images drawn cannot be read; use another --seed")
-    return found.float()
+    if not batches:
+        return index[:0], torch.empty(0)
+    kept = index[torch.cat([batch.index for batch in batches])]
+    return kept, torch.cat([batch.inputs for batch in batches]).float()
+
+
+def readable_targets(subject: "Subject", asked: "Inversion", index: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """Positions and images of the targets; in place of those that cannot be read, where that is allowed, the next drawn.
+
+    Raises:
+        DataError: too few images can be read.
+    """
+    import torch
+
+    kept, images = images_at(subject, index)
+    rest = drawn(len(subject.source), asked)[asked.targets :]
+    if (missing := len(index) - len(kept)) > 0:
+        say(f"{missing} of the targets drawn cannot be read; the next ones drawn take their place")
+    while len(kept) < len(index) and len(rest):
+        lacking = len(index) - len(kept)
+        more, others = images_at(subject, rest[:lacking])
+        kept, images, rest = torch.cat([kept, more]), torch.cat([images, others]), rest[lacking:]
+    if len(kept) < len(index):
+        raise DataError(
+            f"only {len(kept)} images can be read, and {len(index)} targets were asked for; use fewer --targets"
+        )
+    place = kept.argsort()
+    return kept[place], images[place]
+
+
+def distinct(images: "Tensor") -> "Tensor":
+    """The images without exact copies: a pair of one image and itself would say that a distance of 0 is usual.
+
+    Raises:
+        DataError: too few are left to compare with.
+    """
+    import torch
+
+    from pellucid.jobs.invert import LEAST_NATURAL
+
+    seen: dict[bytes, int] = {}
+    for i, image in enumerate(images):
+        seen.setdefault(image.contiguous().numpy().tobytes(), i)
+    if len(seen) < LEAST_NATURAL:
+        raise DataError(
+            f"only {len(seen)} of {len(images)} natural images differ from each other, and {LEAST_NATURAL} are needed to say "
+            "what distance is nothing special; take other images, or more of them with --natural"
+        )
+    if len(seen) < len(images):
+        say(f"left out of the natural images: {len(images) - len(seen)} exact copies of others")
+    return images[torch.tensor([*seen.values()])]
 
 
 def rows_of(task: Task, starts: int) -> "Tensor":
@@ -206,6 +265,9 @@ def _worst(
                     task.representation, targets, at, metric=task.metric, tolerance=tolerance,
                     batch_size=asked.batch_size, progress=report,
                 )  # fmt: skip
+            say(
+                f"{int(one.feasible.sum())} of {len(one.feasible)} images lay within it before; the others are left out"
+            )
             run.save(
                 name,
                 {"images": one.images, "distance": one.distance, "rho": one.rho, "feasible": one.feasible},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pellucid.taps import LayerInfo
 
 # What a killed job leaves to go on from; a folder without it that ended in an error is taken away again.
-PROGRESS = ("recording.safetensors", "training/e*", "tables/*")
+PROGRESS = ("recording.safetensors", "search.safetensors", "training/e*", "training/*/e*", "tables/*")
 # Bytes of pages and tables a unit, and of a thumbnail, measured on runs of 8,000 units.
 UNIT_BYTES, THUMB_BYTES = 6_000, 14_000
 

@@ -9,11 +9,11 @@ References: Zhang et al., CVPR 2018, section 3; the preprocessing and the stages
 """
 
 import dataclasses as dc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid._checks import ConfigError, WeightsError
@@ -41,22 +41,45 @@ class DeepDistance:
 
     def __call__(self, first: Images, second: Images) -> Float[Tensor, " rows"]:
         """D of each pair, differentiable in both images; images in [0, 1]."""
-        total = first.new_zeros(len(first))
-        for number, parts in enumerate(self.parts(first, second)):
-            weighed = parts if self.heads is None else parts * self.heads[number].to(parts)
-            total = total + weighed.sum(1)
-        return total
+        return self._weighed(self.parts(first, second))
 
     def parts(self, first: Images, second: Images) -> list[Float[Tensor, "rows _"]]:
         """By stage, what each channel adds to D before it is weighed: the mean over places of its squared difference."""
-        n = len(first)
+        return _apart(self.units(first), self.units(second))
+
+    def units(self, images: Images) -> list[Float[Tensor, "rows _ ..."]]:
+        """Activations of every stage, of unit length over channels at each place; with a graph where `images` has one."""
+        graph = images.requires_grad and torch.is_grad_enabled()
         taps = {name: Tap(name, reduce=keep) for name in self.stages}
-        with attack_mode(self.trunk), torch.set_grad_enabled(first.requires_grad or second.requires_grad):
-            with watch(self.trunk, taps, grad=torch.is_grad_enabled(), stop=True) as seen:
-                self.trunk(self._prepared(torch.cat([first, second])))
+        with attack_mode(self.trunk), torch.set_grad_enabled(graph):
+            with watch(self.trunk, taps, grad=graph, stop=True) as seen:
+                self.trunk(self._prepared(images))
             maps = [seen[name] for name in self.stages]
-            units = [v / (torch.linalg.vector_norm(v, dim=1, keepdim=True) + EPS) for v in maps]
-            return [(unit[:n] - unit[n:]).square().flatten(2).mean(2) for unit in units]
+            return [v / (torch.linalg.vector_norm(v, dim=1, keepdim=True) + EPS) for v in maps]
+
+    def towards(
+        self, targets: Images
+    ) -> Callable[[Float[Tensor, "rows ..."], Int[Tensor, " rows"]], Float[Tensor, " rows"]]:
+        """D to fixed images, by rows; what the trunk makes of them is computed once while the same rows are asked for.
+
+        An adversary asks for the same rows at every step, so that a step costs one pass of the trunk in place of two.
+        """
+        kept: list[tuple[Tensor, list[Tensor]]] = []
+
+        def distance(images: Images, rows: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+            if not kept or not torch.equal(kept[0][0], rows):
+                with torch.no_grad():
+                    kept[:] = [(rows.clone(), self.units(targets[rows.to(targets.device)]))]
+            return self._weighed(_apart(self.units(images), kept[0][1]))
+
+        return distance
+
+    def _weighed(self, stages: Sequence[Float[Tensor, "rows _"]]) -> Float[Tensor, " rows"]:
+        total = stages[0].new_zeros(len(stages[0]))
+        for number, parts in enumerate(stages):
+            weighed = parts if self.heads is None else parts * self.heads[number].to(parts)
+            total = total + weighed.sum(1)
+        return total
 
     def _prepared(self, images: Images) -> Tensor:
         if images.shape[1] == 1:
@@ -70,6 +93,12 @@ class DeepDistance:
     def _wants_colour(self) -> bool:
         first = next((m for m in self.trunk.modules() if isinstance(m, nn.Conv2d)), None)
         return self.preprocess or (first is not None and first.in_channels == 3)
+
+
+def _apart(
+    first: Sequence[Float[Tensor, "rows _ ..."]], second: Sequence[Float[Tensor, "rows _ ..."]]
+) -> list[Float[Tensor, "rows _"]]:
+    return [(a - b).square().flatten(2).mean(2) for a, b in zip(first, second, strict=True)]
 
 
 def load_heads(path: Path | str) -> tuple[Tensor, ...]:

@@ -10,10 +10,15 @@ from torch import Tensor
 from pellucid._checks import DataError
 from pellucid.methods.invert.descent import FAST, Loss, Preset, State, descend
 from pellucid.methods.invert.priors import FREE, Prior
-from pellucid.methods.invert.representation import Representation, check_goals, relative_distance
+from pellucid.methods.invert.representation import (
+    Representation,
+    check_goals,
+    into_range,
+    relative_distance,
+)
 from pellucid.rng import rng
 
-VERSION = "1"
+VERSION = "2"
 
 # (images, which rows they are) -> what is added to each row's loss, such as the distance to its target
 Extra = Callable[[Float[Tensor, "active ..."], Int[Tensor, " active"]], Float[Tensor, " active"]]
@@ -67,8 +72,11 @@ def invert(
 
         minimise w rho(T(x)) + sum_j w_j R_j(x)   subject to x in [0, 1]
 
+    Terms see images in [0, 1], as they are shown, also where the start lies outside. A search with an `extra` runs to its
+    end whatever the preset's tolerance: a term below zero makes a small loss mean nothing.
+
     Args:
-        representation: g, closed; it is opened here.
+        representation: g; it is opened here.
         targets: images in [0, 1], one per row; repeat a target to search from several starts.
         start: one start per row (`starts`), pixels, also outside [0, 1].
         extra: a term that knows the rows, such as the weighted adversary's (`weighted_adversary`).
@@ -76,7 +84,7 @@ def invert(
         keep, resume, progress: see `descend`.
 
     Raises:
-        DataError: targets outside [0, 1], shapes that differ, or a target equal to its start.
+        DataError: targets outside [0, 1] or in half precision, shapes that differ, or a target equal to its start.
         NumericError: a target whose representation is zero or NaN; NaN met on the way.
 
     References: Nanda et al., AAAI 2023 (arXiv 2111.14726); specification of the inversion, sections 3 and 4.
@@ -89,7 +97,7 @@ def invert(
         found = descend(
             loss,
             prior.space.from_image(start),
-            preset=preset,
+            preset=preset if extra is None else dc.replace(preset, tolerance=0.0),
             space=prior.space,
             batch_size=batch_size,
             keep=keep,
@@ -123,8 +131,8 @@ def _loss(
         seen = images if prior.transform is None else prior.transform(images, rng(seed, "transform", step))
         distance = prior.weight * relative_distance(representation(seen), goals[rows.to(goals.device)])
         if prior.terms:
-            distance = distance + prior.of(images)
-        return distance if extra is None else distance + extra(images, rows)
+            distance = distance + prior.of(into_range(images))
+        return distance if extra is None else distance + extra(into_range(images), rows)
 
     return loss
 
@@ -133,6 +141,11 @@ def _check(targets: Tensor, start: Tensor) -> None:
     if targets.shape != start.shape or len(targets) == 0:
         raise DataError(
             f"one start image for each target is needed: targets {tuple(targets.shape)}, starts {tuple(start.shape)}"
+        )
+    if targets.dtype not in (torch.float32, torch.float64) or start.dtype != targets.dtype:
+        raise DataError(
+            f"targets and starts must both be float32 or float64, got {targets.dtype} and {start.dtype}: the last steps of a "
+            "search are smaller than what half precision can tell apart"
         )
     low, high = float(targets.min()), float(targets.max())
     if not (low >= 0 and high <= 1):

@@ -38,10 +38,15 @@ class Representation:
             ever). The last ReLU before the representation gets it in the official code of some networks, and a target
             whose representation is dead has no other gradient. Off by default; whatever is chosen must be the same
             for every model that is compared.
+
+    Raises:
+        ConfigError: weights in half precision, which put a floor under every distance.
+        LayerNotFound: an entry of `identity_relus` that is no ReLU.
     """
 
     def __init__(self, model: nn.Module, layer: str | Tap, *, identity_relus: Sequence[str] = ()) -> None:
         tap = layer if isinstance(layer, Tap) else Tap(layer)
+        _refuse_half(model)
         self.model = model
         self.tap = Tap(tap.layer, reduce=keep, side=tap.side, call=tap.call, item=tap.item)
         self.layer = tap.layer
@@ -50,7 +55,10 @@ class Representation:
 
     @contextmanager
     def open(self) -> Generator["Representation"]:
-        """Attach the hooks; calls of this object work inside."""
+        """Attach the hooks; calls of this object work inside. Opened again inside, the same hooks serve."""
+        if self._seen is not None:
+            yield self
+            return
         with ExitStack() as stack:
             stack.enter_context(attack_mode(self.model))
             for relu in self.relus:
@@ -119,6 +127,15 @@ def check_goals(goals: Float[Tensor, "targets features"], layer: str) -> None:
                 f"the representation of {len(places)} of {len(norms)} targets at layer {layer!r} is {word} (first: target "
                 f"{places[0]}), so no relative distance exists; {hint}"
             )
+
+
+def _refuse_half(model: nn.Module) -> None:
+    half = next((p for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+    if half is not None:
+        raise ConfigError(
+            f"{type(model).__name__} has weights of {half.dtype}, whose rounding puts a floor under every distance; use "
+            "model.float(), which holds the same weights"
+        )
 
 
 def _relus(model: nn.Module, patterns: Sequence[str]) -> list[nn.ReLU]:

@@ -1,5 +1,6 @@
 """What drives a unit most: the same search, maximising one unit's response (feature visualisation)."""
 
+import dataclasses as dc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,8 +44,7 @@ def maximise_units(
     if len(units) != len(start):
         raise ConfigError(f"one start image for each unit is needed: {len(units)} units, {len(start)} images")
     tap = Tap(tap) if isinstance(tap, str) else tap
-    if preset.tolerance > 0:
-        preset = Preset(preset.steps, preset.eta, preset.halve_every, repack_every=preset.repack_every)
+    preset = dc.replace(preset, tolerance=0.0)  # a response has no value that is enough
     chosen = torch.tensor(list(units), device=start.device)
     with attack_mode(model), watch(model, {"unit": tap}, grad=True, stop=True) as seen:
 
@@ -59,7 +59,7 @@ def maximise_units(
                 raise ConfigError(
                     f"layer {tap.layer!r} has units 0 to {found.shape[1] - 1}, got {sorted(set(wanted.tolist()))}"
                 )
-            return prior.of(images) - prior.weight * found.gather(1, wanted[:, None])[:, 0]
+            return prior.of(into_range(images)) - prior.weight * found.gather(1, wanted[:, None])[:, 0]
 
         first = prior.space.from_image(start)
         return descend(

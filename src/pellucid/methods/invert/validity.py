@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pellucid._checks import DataError
+from pellucid._checks import DataError, NumericError
 from pellucid.attack.ascent import attack_mode
 from pellucid.methods.invert.iris import Inverted
 from pellucid.methods.invert.representation import Representation, relative_distance
@@ -52,8 +52,10 @@ def natural_null(
 
     Raises:
         DataError: fewer than 20 images.
+        NumericError: an image whose representation is NaN or infinite.
     """
     n = len(values)
+    check_natural(values)
     if n < 20:
         raise DataError(f"a null distribution over natural pairs needs at least 20 images, got {n}")
     first, second = _pairs(n, pairs, seed)
@@ -67,6 +69,16 @@ def natural_null(
     ordered = rho.double().cpu()
     low, middle = torch.quantile(ordered, torch.tensor([0.01, 0.5], dtype=torch.float64)).tolist()
     return NaturalNull(len(rho), low, middle, float(ordered.min()), float(rank.max()))
+
+
+def check_natural(values: Float[Tensor, "images features"]) -> None:
+    """Raise `NumericError` for natural images whose representation is NaN or infinite."""
+    bad = torch.nonzero(~values.isfinite().all(1)).flatten().tolist()
+    if bad:
+        raise NumericError(
+            f"the representation of {len(bad)} of {len(values)} natural images is NaN or infinite (first: image {bad[0]}), so "
+            "they say nothing about what distance is usual; leave them out, or look for overflow in the layer"
+        )
 
 
 def _pairs(n: int, pairs: int, seed: int) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
@@ -210,12 +222,13 @@ def _same_class(
             logits = output if isinstance(output, Tensor) else logits_of(output)
             if logits.ndim != 2 or logits.shape[1] < 2:
                 return None
-            found.append(logits.argmax(1).cpu())
+            best = logits.argmax(1).where(logits.isfinite().all(1), -1)  # NaN belongs to no class
+            found.append(best.cpu())
         return torch.cat(found)
 
     with attack_mode(model), torch.no_grad():
         first, second = classes(targets), classes(images)
-    return None if first is None or second is None else first == second
+    return None if first is None or second is None else (first == second) & (first >= 0)
 
 
 def incomparable(models: Mapping[str, Validity]) -> list[str]:
