@@ -24,6 +24,7 @@ from pellucid.claims import (
     check,
     register,
 )
+from pellucid.claims.check import without_numbers
 from pellucid.claims.claim import Analysis
 
 Row = Mapping[str, str]
@@ -200,6 +201,8 @@ class Decided:
     claim: Claim
     verdict: Verdict | None
     there: int
+    collapse: str = ""
+    """What a training that broke down left undefined; such a claim gets no verdict but `invalid`."""
 
 
 class Cells:
@@ -216,9 +219,8 @@ class Cells:
         self, arm: str, alpha: float, measure: str | list[str], replicates: Sequence[int]
     ) -> np.ndarray:
         names = [measure] if isinstance(measure, str) else measure
-        return np.array(
-            [np.mean([float(self.rows[arm, alpha, r][name]) for name in names]) for r in replicates]
-        )
+        cells = [[self.rows[arm, alpha, r][name] for name in names] for r in replicates]
+        return np.array([np.mean([float(cell) if cell else np.nan for cell in row]) for row in cells])
 
     def complete(self, wanted: Sequence[tuple[str, float]], replicates: int) -> list[int]:
         return [r for r in range(replicates) if all((arm, alpha, r) in self.rows for arm, alpha in wanted)]
@@ -232,7 +234,6 @@ def register_all(ledger: Ledger) -> None:
 
 def decide(claim: Claim, rows: Sequence[Row], ledger: Ledger) -> Decided:
     """The verdict of a claim, recorded in the ledger, once every replicate is there; before that, none."""
-    dataset = claim.data.spec
     cells, planned = Cells(rows), claim.analysis.models
     args = claim.measure.args
     treated, control = tuple(args["treated"]), tuple(args["control"])
@@ -244,33 +245,54 @@ def decide(claim: Claim, rows: Sequence[Row], ledger: Ledger) -> Decided:
     if len(there) < planned:
         return Decided(claim, None, len(there))
     receipt = register(claim, ledger)
-    known = bool(ledger.about(claim.sha256, "checked"))
-    if not known:
+    if not ledger.about(claim.sha256, "opened"):
         ConfirmationSplit(claim.data.key, lambda: None, ledger).open(claim.sha256)
-
-    def column(which: tuple[str, float]) -> np.ndarray:
-        return cells.column(*which, args["measure"], there) * args["scale"]
-
+    arms = [*dict.fromkeys(wanted)]
+    values = {which: cells.column(*which, args["measure"], there) * args["scale"] for which in arms}
+    index = {which: cells.column(*which, "si_cf", there) for which in arms}
+    if broken := undefined(values):
+        why = f"the measure is undefined in {broken}: nothing comes back from a collapsed network"
+        return Decided(claim, without_numbers(claim, (why,), registration=receipt.hash), len(there), why)
+    broken = undefined({which: index[which] for which in moved_arms(claim)})
+    why = f"the index is undefined in {broken}: whole layers are dead" if broken else ""
     if claim.kind == "ordered":
-        values = np.stack([column(("class", dose)) for dose in claim.analysis.doses], 1)
-        index = np.stack([cells.column("class", dose, "si_cf", there) for dose in claim.analysis.doses], 1)
-        return Decided(claim, check(claim, values, manipulation=index, registration=receipt), len(there))
-    nulls: dict[str, Any] = {}
-    base = column(("class", 0.0))
-    for plan in claim.nulls:
-        pairs = base[:, None] - base[None, :]
-        nulls[plan.name] = (
-            column(permuted) if plan.name == PERMUTED else pairs[~np.eye(len(base), dtype=bool)]
-        )
+        stacked = np.stack([values[which] for which in moved_arms(claim)], 1)
+        moved = False if broken else np.stack([index[which] for which in moved_arms(claim)], 1)
+        verdict = check(claim, stacked, manipulation=moved, registration=receipt)
+        return Decided(claim, verdict, len(there), why)
     moved = None
     if treated[1]:
-        index = cells.column(*treated, "si_cf", there) - cells.column("class", 0.0, "si_cf", there)
-        moved = index * (1 if treated[1] > 0 else -1)
+        step = index[treated] - index["class", 0.0]
+        moved = False if broken else step * (1 if treated[1] > 0 else -1)
     verdict = check(
-        claim, column(treated), column(control), nulls=nulls, manipulation=moved, registration=receipt
+        claim, values[treated], values[control], nulls=null_worlds(claim, values), manipulation=moved,
+        registration=receipt,
+    )  # fmt: skip
+    return Decided(claim, verdict, len(there), why)
+
+
+def moved_arms(claim: Claim) -> list[tuple[str, float]]:
+    """The arms whose index says whether the knob turned; none for a claim whose treatment is no alpha."""
+    doses = [("class", dose) for dose in claim.analysis.doses]
+    treated = tuple(claim.measure.args["treated"])
+    return doses or ([treated, ("class", 0.0)] if treated[1] else [])
+
+
+def null_worlds(claim: Claim, values: Mapping[tuple[str, float], np.ndarray]) -> dict[str, Any]:
+    """The permuted arm, and differences between replicates of the plain arm."""
+    base = values["class", 0.0]
+    pairs = (base[:, None] - base[None, :])[~np.eye(len(base), dtype=bool)]
+    permuted = ("permuted", tuple(claim.measure.args["treated"])[1])
+    return {plan.name: values[permuted] if plan.name == PERMUTED else pairs for plan in claim.nulls}
+
+
+def undefined(columns: Mapping[tuple[str, float], np.ndarray]) -> str:
+    """Which arms hold values that do not exist, and in how many of their networks; empty where none does."""
+    return ", ".join(
+        f"{np.isnan(values).sum()} of {len(values)} networks of {arm} alpha = {alpha:g}"
+        for (arm, alpha), values in columns.items()
+        if np.isnan(values).any()
     )
-    assert dataset
-    return Decided(claim, verdict, len(there))
 
 
 def ledger_at(out: Path) -> Ledger:

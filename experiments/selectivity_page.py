@@ -234,11 +234,11 @@ def verdicts(decided: Sequence[Decided], ledger: Ledger) -> str:
                 f"| {claim.statement} | {delta} | open: {one.there} of {claim.analysis.models} replicates | | | |"
             )
             continue
-        why = "; ".join(verdict.reasons).replace("|", "/")
-        lines.append(
-            f"| {claim.statement} | {delta} | **{verdict.outcome}** (rung {verdict.rung}, {verdict.label}) | {verdict.effect:.3g} "
-            f"| [{verdict.lo:.3g}, {verdict.hi:.3g}] | {why} |"
-        )
+        why = "; ".join(dict.fromkeys([*verdict.reasons, *filter(None, [one.collapse])])).replace("|", "/")
+        measured = not math.isnan(verdict.effect)
+        effect = f"{verdict.effect:.3g} | [{verdict.lo:.3g}, {verdict.hi:.3g}]" if measured else "- | -"
+        level = f" (rung {verdict.rung}, {verdict.label})" if measured else ""
+        lines.append(f"| {claim.statement} | {delta} | **{verdict.outcome}**{level} | {effect} | {why} |")
     return "\n".join([*lines, ""])
 
 
