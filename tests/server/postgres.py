@@ -1,5 +1,6 @@
 """A PostgreSQL server of its own on loopback, from Debian's packages; skips with the reason where there is none."""
 
+import dataclasses as dc
 import os
 import pwd
 import shutil
@@ -37,21 +38,29 @@ def owner() -> str | None:
     pytest.skip("PostgreSQL does not run as root, and there is no other user")
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """The address of an empty database; the server and its files are gone afterwards."""
-    folder, user = programs(), owner()
-    home = Path(tempfile.mkdtemp(prefix="pellucid-pg-"))
-    if user:
-        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-    data, port = home / "data", free_port()
+@dc.dataclass(frozen=True)
+class Cluster:
+    """A PostgreSQL server that a test can let die."""
 
-    def run(*command: str) -> None:
-        environment = {**os.environ, "HOME": str(home), "LC_ALL": "C.UTF-8"}
+    folder: Path
+    user: str | None
+    home: Path
+    port: int
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def address(self) -> str:
+        return f"postgresql+psycopg://study@127.0.0.1:{self.port}/postgres"
+
+    def run(self, program: str, *options: str) -> None:
+        environment = {**os.environ, "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
-            command,
-            user=user,
-            cwd=home,
+            [str(self.folder / program), "-D", str(self.data), *options],
+            user=self.user,
+            cwd=self.home,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -60,24 +69,38 @@ def postgres() -> Iterator[str]:
         )
         assert done.returncode == 0, done.stdout
 
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.home} -c shared_buffers=32MB"
+        self.run("pg_ctl", "-w", "-t", "60", "-l", str(self.home / "log"), "-o", options, "start")
+
+    def die(self) -> None:
+        """End every process at once, without a word to anybody: what was committed has to be recovered from the log."""
+        self.run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+    def lend(self, folder: Path) -> None:
+        """Give a folder to the user that PostgreSQL runs as."""
+        if self.user:
+            os.chown(folder, pwd.getpwnam(self.user).pw_uid, -1)
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A running server with an empty database; it and its files are gone afterwards."""
+    folder, user = programs(), owner()
+    made = Cluster(folder, user, Path(tempfile.mkdtemp(prefix="pellucid-pg-")), free_port())
+    made.lend(made.home)
     try:
-        run(str(folder / "initdb"), "-D", str(data), "-U", "study", "-A", "trust", "-E", "UTF8")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c shared_buffers=32MB"
-        run(
-            str(folder / "pg_ctl"),
-            "-D",
-            str(data),
-            "-w",
-            "-t",
-            "60",
-            "-l",
-            str(home / "log"),
-            "-o",
-            options,
-            "start",
-        )
-        yield f"postgresql+psycopg://study@127.0.0.1:{port}/postgres"
+        made.run("initdb", "-U", "study", "-A", "trust", "-E", "UTF8")
+        made.start()
+        yield made
     finally:
-        if (data / "postmaster.pid").exists():
-            run(str(folder / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(home, ignore_errors=True)
+        if (made.data / "postmaster.pid").exists():
+            made.die()
+        shutil.rmtree(made.home, ignore_errors=True)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The address of an empty database; the server and its files are gone afterwards."""
+    with cluster() as made:
+        yield made.address

@@ -42,7 +42,16 @@ def test_a_whole_participation(client: TestClient, study: Frozen, database: str)
         assert answer.correct == correct_of(trial, answer.chosen) and answer.rt_ms == 850.5
     assert len(somebody.external) == 64 and "abc" not in somebody.external
     kinds = [e.kind for e in found.events]
-    assert kinds == ["invited", "consented", "quiz", "practice", "practice", "running", "completed"]
+    assert kinds == [
+        "invited",
+        "consented",
+        "quiz",
+        "practice",
+        "practice",
+        "running",
+        "completed",
+        "comment",
+    ]
 
 
 def test_T17_a_double_submit_is_stored_once(client: TestClient) -> None:

@@ -3,15 +3,13 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from held import TOKEN, Visitor, answer_to, client_of, site_of
-from postgres import postgres
+from held import TOKEN, Visitor, answer_to, client_of, frozen_study, site_of
 from sqlalchemy import Connection, func, inspect, select, text
 
 from pellucid._checks import ConfigError
@@ -25,27 +23,6 @@ from pellucid.server.people import change, find
 from pellucid.server.refusals import Refused, Unsaved
 from pellucid.server.screens import Projector
 from pellucid.study.frozen import Frozen
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as address:
-        yield address
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of an empty database of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'study.db'}"
-        return
-    address = request.getfixturevalue("server")
-    name = f"t{abs(hash(request.node.name)) % 10**9}"
-    database = Database(address)
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    database.close()
-    yield address.rpartition("/")[0] + f"/{name}"
 
 
 def test_a_participation(where: str, study: Frozen) -> None:
@@ -112,6 +89,35 @@ def test_enrolments_at_the_same_moment_are_served_evenly(where: str, study: Froz
     database.close()
 
 
+def test_the_last_places_are_given_once(where: str, tmp_path: Path) -> None:
+    """Two servers, six people each who consent at the same moment, five places."""
+    frozen = frozen_study(tmp_path / "few", quota="5")
+    database = Database(where)
+    open_study(database, frozen, token=TOKEN)
+    database.close()
+
+    def one_server() -> list[str]:
+        async def all_at_once() -> list[str]:
+            mine = Database(where)
+            begin = partial(people.begin, study=frozen.study, external="", test=False, quota=1000)
+            names = await asyncio.gather(*(mine.write(begin) for _ in range(6)))
+            turn = asyncio.Lock()
+            told = await asyncio.gather(
+                *(enrol(mine, frozen, name, turn=turn) for name in names), return_exceptions=True
+            )
+            mine.close()
+            return [error.code if isinstance(error, Refused) else str(error) for error in told]
+
+        return asyncio.run(all_at_once())
+
+    with ThreadPoolExecutor(2) as pool:
+        told = Counter(code for done in [pool.submit(one_server) for _ in range(2)] for code in done.result())
+    assert told == {"None": 5, "full": 7}
+    database = Database(where)
+    assert database.read_now(people.held) == 5
+    database.close()
+
+
 def test_the_same_answer_from_many_tabs_is_stored_once(where: str, study: Frozen) -> None:
     with client_of(study.path, where) as client:
         person = Visitor(client).ready()
@@ -166,6 +172,23 @@ def test_one_faulty_job_spoils_no_other(where: str, study: Frozen) -> None:
     with pytest.raises(Refused, match="no"):
         futures[4].result(20)
     assert len({database.read_now(partial(find, participant=name)).id for name in names}) == 3
+    database.close()
+
+
+def test_a_reading_job_sees_one_moment(where: str, study: Frozen) -> None:
+    """An export made while somebody comes or withdraws holds all of them or nothing of them."""
+    database = Database(where)
+    open_study(database, study, token=TOKEN)
+    count = select(func.count()).select_from(tables.participant)
+    begin = partial(people.begin, study=study.study, external="", test=False, quota=1000)
+
+    def reads(connection: Connection) -> tuple[int | None, int | None]:
+        before = connection.scalar(count)
+        database.write_now(begin)
+        return before, connection.scalar(count)
+
+    assert database.read_now(reads) == (0, 0)
+    assert database.read_now(lambda c: c.scalar(count)) == 1
     database.close()
 
 

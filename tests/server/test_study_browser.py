@@ -1,4 +1,4 @@
-"""A participation in a real browser, by keyboard alone; a closed tab; a dead server; the experimenter's view."""
+"""A participation in a real browser, by keyboard or touch alone; a closed tab; a turned screen; the experimenter's view."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +225,9 @@ def test_pages_are_accessible(page: Any, address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_experimenter_watches_and_pauses(page: Any, browser: Any, address: str) -> None:
+def test_the_experimenter_watches_and_pauses(
+    page: Any, browser: Any, address: str, short: Frozen, database: str
+) -> None:
     to_trials(page, address)
     practise(page)
     answer(page, 1)
@@ -251,3 +253,91 @@ def test_the_experimenter_watches_and_pauses(page: Any, browser: Any, address: s
     desk.click("text=Take part in test mode")
     desk.wait_for_selector("text=Information and consent")
     context.close()
+    found = read_records(database, sha256=short.sha256)
+    assert [a.ordinal for a in found.answers] == [0, 1], "the one under way when the study was paused is kept"
+    assert len(found.participants) == 1, "the one in test mode is in no export"
+
+
+@pytest.mark.slow
+def test_a_whole_participation_by_touch_fetches_nothing_from_elsewhere(
+    browser: Any, address: str, short: Frozen, database: str
+) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, device_scale_factor=3
+    )
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    phone = context.new_page()
+    phone.goto(f"{address}/?PROLIFIC_PID=by-touch")
+    phone.tap("form button")
+    phone.tap("[name=age]")
+    phone.tap("[name=agree]")
+    phone.tap("text=I agree and take part")
+    phone.tap("#go:not([disabled])")
+    phone.tap("main button:has-text('Go on')")
+    phone.tap("input[value='2']")
+    phone.tap("text=Check my answers")
+    for number in (1, 2):
+        phone.wait_for_selector(f"#status:has-text('Practice {number} of 2')")
+        phone.tap(".shown.open .option[data-side=right]")
+        phone.wait_for_selector("text=/Right\\.|Not quite/")
+        phone.tap("#stage button")
+    for number in range(1, short.study.trials.shown + 1):
+        phone.wait_for_selector(f"#status:has-text('question {number} of')")
+        phone.locator(".shown.open").or_(phone.get_by_text("Time for a break")).wait_for()
+        if phone.locator("text=Time for a break").count():
+            phone.tap("#stage button")
+            phone.wait_for_selector(".shown.open")
+        assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            "nothing lies beside the screen"
+        )
+        if phone.locator(".grid").count():
+            for row, column in (
+                (1, 1),
+                (2, 1),
+                (1, 2),
+                (3, 3),
+            ):  # a column that another row has is taken from it
+                phone.tap(f"input[name=row{row}][value='{column}']")
+            phone.tap(".confirm")
+        else:
+            phone.tap(f".option[data-side={('left', 'right')[number % 2]}]")
+    phone.tap("text=Finish")
+    phone.wait_for_selector("text=C0FFEE")
+    phone.goto(f"{address}/experimenter")
+    phone.fill("#token", TOKEN)
+    phone.tap("main button")
+    phone.wait_for_selector("text=By condition")
+    context.close()
+    found = read_records(database, sha256=short.sha256)
+    (person,) = found.participants
+    assert person.state == "completed" and person.device.endswith(", touch")
+    assert [a.chosen for a in found.answers if a.kind == "afc"] == ["right", "left", "right", "left", "right"]
+    assert {a.chosen for a in found.answers if a.kind == "match"} == {"213"}
+    assert {a.pixel_ratio for a in found.answers} == {3.0} and {a.flags for a in found.answers} == {()}
+    assert all(1 <= a.scale < 24 and 0 < a.rt_ms < 60_000 for a in found.answers), "enlarged by less, to fit"
+    assert len(asked) > 40 and [url for url in asked if not url.startswith(f"{address}/")] == []
+
+
+@pytest.mark.slow
+def test_a_window_resized_in_mid_trial(page: Any, address: str, short: Frozen, database: str) -> None:
+    to_trials(page, address)
+    practise(page)
+    page.wait_for_selector("#status:has-text('question 1 of')")
+    page.wait_for_selector(".shown.open")
+    width = "document.querySelector('.shown img').clientWidth"
+    assert page.evaluate(width) == 192
+    page.set_viewport_size({"width": 360, "height": 900})
+    for _ in range(100):  # the page's own policy forbids what `wait_for_function` does
+        if (small := page.evaluate(width)) < 192:
+            break
+        page.wait_for_timeout(50)
+    assert small < 192
+    assert small % 8 == 0, "still a whole number of pixels for each of the image's"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.keyboard.press("f")
+    answer(page, 2)
+    page.wait_for_selector("#status:has-text('question 3 of')")
+    first, second = read_records(database, sha256=short.sha256).answers
+    assert (first.flags, first.scale, first.viewport) == (("resized",), small // 8, "360x900")
+    assert second.flags == (), "the next trial began in the window as it is"

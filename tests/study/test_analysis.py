@@ -30,7 +30,7 @@ SEER: list[Observer] = [by_metric("l2", noise=0.1)] * 8
 CROWD = [*SEER, random_clicker(), picture_lover()]
 
 
-def test_wilson_published_example() -> None:
+def test_A18_wilson_of_the_published_example() -> None:
     """Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263 and 15 of 148, 0 of 20, 1 of 29, method 3."""
     for right, n, low, high in (
         (81, 263, 0.2553, 0.3662),

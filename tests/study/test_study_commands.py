@@ -40,9 +40,9 @@ def test_from_runs_to_a_table(copied: Path) -> None:
     text = design.read_text()
     assert 'runs = ["plain", "robust"]' in text and 'title = "Wörter & <b>"' in text and "afc = 22" in text
     design.write_text(text.replace("draws = 2000", "draws = 200"))
-    assert "44 items in 2 conditions, 30 trials for each of 10 participants" in run(
-        "freeze", str(design), "--out", str(copied / "study")
-    )
+    frozen_says = run("freeze", str(design), "--out", str(copied / "study"))
+    assert "44 items in 2 conditions, 30 trials for each of 10 participants" in frozen_says
+    assert "as texts.contact and texts.ethics" in frozen_says, "nobody wrote whom participants can ask"
     frozen = load_frozen(copied / "study")
     events = [json.loads(line)["event"] for line in (copied / "study/claims.jsonl").read_text().splitlines()]
     assert events == ["registered"] * 3

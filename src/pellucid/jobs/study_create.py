@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from pellucid._checks import ConfigError
-from pellucid.study.design import load_study, parse_study
+from pellucid.study.design import Study, load_study, parse_study
 from pellucid.study.frozen import Frozen, freeze
 from pellucid.study.items import build_pool
 from pellucid.study.template import design_toml
@@ -52,7 +52,18 @@ def freeze_study(design: Path, out: Path) -> str:
     cells = sorted({item.cell for item in frozen.items})
     if study.trials.afc:
         register_claims(study_claims(study, cells, version=frozen.sha256), out / LEDGER)
-    return f"{out}: {in_words(frozen)}. Version {frozen.sha256[:12]}. Next: pellucid study serve {out}"
+    said = f"{out}: {in_words(frozen)}. Version {frozen.sha256[:12]}. Next: pellucid study serve {out}"
+    if left := unedited(study):
+        said += f"\nParticipants would read what the template says as {' and '.join(left)}: edit {design} and freeze it to a new folder."
+    return said
+
+
+def unedited(study: Study) -> list[str]:
+    """The texts that only the experimenter can write, and that still stand as the template has them."""
+    template = parse_study(design_toml(["run"], name="template", title="template"))
+    return [
+        f"texts.{n}" for n in ("contact", "ethics") if getattr(study.texts, n) == getattr(template.texts, n)
+    ]
 
 
 def in_words(frozen: Frozen) -> str:

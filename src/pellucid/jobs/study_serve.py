@@ -6,10 +6,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pellucid._checks import ConfigError
 from pellucid.server import EXTRA, create_app
+
+if TYPE_CHECKING:
+    import uvicorn
 
 SWITCH = 0.0005
 """Seconds after which a thread that waits gets its turn."""
@@ -69,18 +73,24 @@ def serve_study(
     app = create_app(folder, url, public_url=place.public_url, token=token)
     for line in links(app.title, place, token):
         say(line)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     # No access log: it would hold addresses and recruitment parameters.
     config = uvicorn.Config(
         app, host=place.host, port=place.port, access_log=False, log_level="warning", server_header=False,
         proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=PATIENCE,
     )  # fmt: skip
+    _run(uvicorn.Server(config), place, say)
+
+
+def _run(server: "uvicorn.Server", place: Place, say: Callable[[str], None]) -> None:
+    """Serve until somebody ends it."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     # Every statement lets go of the interpreter's lock and waits for it again while requests are handled: five
     # milliseconds, as it is set, would be most of what an answer takes under load.
     sys.setswitchinterval(SWITCH)
-    server = uvicorn.Server(config)
     try:
         server.run()
+    except KeyboardInterrupt:  # what uvicorn passes on after it has stopped
+        say("Stopped; every answer that was acknowledged is stored. The same command goes on.")
     except SystemExit as error:  # what uvicorn does when it cannot listen
         raise ConfigError(
             f"cannot listen on {place.host}:{place.port}; is another server there? Choose another --port"

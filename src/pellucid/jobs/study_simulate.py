@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 
 from pellucid._checks import ConfigError
-from pellucid.jobs.study_visitor import CHARACTERS, Character, Log, Visitor, to_plain
+from pellucid.jobs.study_visitor import CHARACTERS, LOOKING, Log, Visitor, to_plain
 from pellucid.rng import stream
 from pellucid.server import read_records
 from pellucid.store import write_bytes
@@ -103,21 +103,25 @@ def simulate_study(
 
 def check_crowd(crowd: Crowd) -> None:
     """Raise `ConfigError` unless there is somebody, and everybody is known."""
-    known = [c.name for c in CHARACTERS]
-    unknown = sorted(set(crowd.people) - set(known))
+    unknown = sorted(set(crowd.people) - set(CHARACTERS))
     if unknown:
-        raise ConfigError(f"simulated participants are {known}, got {unknown}")
+        raise ConfigError(f"simulated participants are {list(CHARACTERS)}, got {unknown}")
+    if not crowd.images and any(crowd.people.get(name) for name in LOOKING):
+        raise ConfigError(
+            f"without pictures nobody can be {' or '.join(LOOKING)}; ask for images, or for others"
+        )
     if sum(crowd.people.values()) < 1:
         raise ConfigError("a simulation needs at least one participant, such as --attentive 10")
 
 
 def run_crowd(address: str, frozen: Frozen, crowd: Crowd) -> list[Log]:
-    """Let everybody take part at once."""
+    """Let everybody take part at once. Raises `ConfigError` as `check_crowd` does."""
+    check_crowd(crowd)
     return asyncio.run(_all(address, frozen, crowd))
 
 
 async def _all(address: str, frozen: Frozen, crowd: Crowd) -> list[Log]:
-    characters = [c for c in CHARACTERS for _ in range(crowd.people.get(c.name, 0))]
+    characters = [name for name in CHARACTERS for _ in range(crowd.people.get(name, 0))]
     order = stream(crowd.seed, "order").permutation(len(characters))
     context = ssl.create_default_context()  # once: it takes longer to make than a participation to start
     visits = [
@@ -133,7 +137,7 @@ async def _visit(
     crowd: Crowd,
     *,
     number: int,
-    character: Character,
+    character: str,
     context: ssl.SSLContext,
 ) -> Log:
     await asyncio.sleep(crowd.arrive * number / sum(crowd.people.values()))

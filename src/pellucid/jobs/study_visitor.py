@@ -1,6 +1,7 @@
 """A simulated participant: takes part in a study over HTTP as a browser does, sees the pictures, keeps a log.
 
-It knows what a browser knows. An attentive one fetches the pictures and compares their pixels; the others do not look.
+How it answers is an `Observer` of `pellucid.study.observers`, the same as in simulations without a server. Those are told of
+a trial what is known of it; here the trial is what its pictures look like: a browser knows no more.
 """
 
 import asyncio
@@ -8,21 +9,21 @@ import dataclasses as dc
 import io
 import itertools
 import json
+import math
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
 import numpy as np
 from jaxtyping import Float
 
-from pellucid.study.scoring import ASSIGNMENTS
+from pellucid.study.observers import Given, Observer, absent, attentive, random_clicker, side_biased
+from pellucid.study.schedule import SIDES, Trial
 
 Pixels = Float[np.ndarray, "height width 3"]
-Look = Callable[[str, Mapping[str, Pixels], np.random.Generator], str]
-"""(kind of trial, its pictures by place, draws) -> choice."""
 
 VISIT = re.compile(r'name="visit" value="([^"]+)"')
 FORM = re.compile(r'(?:name="form" value|data-form)="([0-9a-f]+)"')
@@ -31,19 +32,23 @@ PATIENCE = 120.0
 AGAIN = (429, 500, 502, 503, 504, 507)
 
 
-@dc.dataclass(frozen=True)
-class Character:
-    """How a simulated participant behaves.
+CHARACTERS = ("attentive", "random", "biased", "absent")
+LOOKING = ("attentive", "absent")
+"""Those who fetch the pictures and compare their pixels; the others do not look."""
+TWICE = 0.02
+"""How often an answer is sent a second time, as after a lost reply."""
+LEAVES = 0.4
+"""The share of the trials after which an absent one leaves."""
 
-    Attributes:
-        share: of the trials that are answered before it leaves.
-        twice: how often an answer is sent a second time, as after a lost reply.
-    """
 
-    name: str
-    look: Look
-    share: float = 1.0
-    twice: float = 0.02
+def observer_of(character: str, *, planned: int) -> Observer:
+    """How a character answers `planned` trials: `attentive` chooses what is nearest in its pixels, but for a lapse in fifty."""
+    sees = attentive(share=1.0)
+    observers = {
+        "attentive": sees, "random": random_clicker(), "biased": side_biased(),
+        "absent": absent(sees, after=math.ceil(LEAVES * planned)),
+    }  # fmt: skip
+    return observers[character]
 
 
 @dc.dataclass(frozen=True)
@@ -70,40 +75,26 @@ class Log:
     images: int = 0
 
 
-def looking(kind: str, pictures: Mapping[str, Pixels], rng: np.random.Generator) -> str:
-    """Chooses what is nearest in its pixels; a guess in one of fifty trials."""
-    if rng.random() < 0.02:
-        return clicking(kind, pictures, rng)
-    if kind == "afc":
-        left, right = (_distance(pictures["reference"], pictures[side]) for side in ("left", "right"))
-        return "left" if left < right else "right"
+def perceived(kind: str, pictures: Mapping[str, Pixels]) -> Trial:
+    """The trial that these pictures look like: the target stands where the pixels are nearest. Unseen, it is as it stands."""
+    if kind == "match":
+        return Trial("match", ("row1", "row2", "row3"), rows=(0, 1, 2), columns=_columns(pictures))
+    if not pictures:
+        return Trial("afc", ("reference",), target_side=SIDES[0])
+    left, right = (_distance(pictures["reference"], pictures[side]) for side in SIDES)
+    return Trial("afc", ("reference",), target_side=SIDES[0] if left < right else SIDES[1])
+
+
+def _columns(pictures: Mapping[str, Pixels]) -> tuple[int, ...]:
+    """For each column the row that it goes with, so that the pixels are nearest in all."""
+    if not pictures:
+        return 0, 1, 2
     rows, columns = ([pictures[f"{part}{n}"] for n in (1, 2, 3)] for part in ("row", "column"))
-    costs = {
-        "".join(str(k + 1) for k in order): sum(_distance(rows[r], columns[k]) for r, k in enumerate(order))
-        for order in itertools.permutations(range(3))
-    }
-    return min(costs, key=costs.__getitem__)
 
+    def cost(order: Sequence[int]) -> float:
+        return sum(_distance(rows[row], column) for row, column in zip(order, columns, strict=True))
 
-def clicking(kind: str, _: Mapping[str, Pixels], rng: np.random.Generator) -> str:
-    """Chooses by chance."""
-    options = ("left", "right") if kind == "afc" else ASSIGNMENTS
-    return options[int(rng.integers(len(options)))]
-
-
-def leaning(kind: str, pictures: Mapping[str, Pixels], rng: np.random.Generator) -> str:
-    """Takes the left one in nine of ten trials."""
-    if rng.random() < 0.1:
-        return clicking(kind, pictures, rng)
-    return "left" if kind == "afc" else ASSIGNMENTS[0]
-
-
-CHARACTERS = (
-    Character("attentive", looking),
-    Character("random", clicking),
-    Character("biased", leaning),
-    Character("absent", looking, share=0.4),
-)
+    return min(itertools.permutations(range(3)), key=cost)
 
 
 def _distance(first: Pixels, second: Pixels) -> float:
@@ -122,10 +113,10 @@ class Tries:
 class Visitor:
     """One participation. `client` is its browser: it keeps the cookies."""
 
-    def __init__(self, client: httpx.AsyncClient, character: Character, rng: np.random.Generator) -> None:
-        self._client, self._character, self._rng = client, character, rng
+    def __init__(self, client: httpx.AsyncClient, character: str, rng: np.random.Generator) -> None:
+        self._client, self._rng = client, rng
         self._form = ""
-        self.log = Log(character.name)
+        self.log = Log(character)
 
     async def take_part(self, query: str, *, think: float, quiz: tuple[int, ...], images: bool) -> Log:
         """From the landing page to the debrief; `think` is the mean of an exponential time before each answer, in seconds."""
@@ -152,8 +143,11 @@ class Visitor:
     async def _step(self, name: str, **fields: str) -> None:
         await self._ask("GET", "/study")
         reply = await self._ask("POST", f"/study/{name}", data={"form": self._form, **fields})
-        if reply.status_code != 303:
-            self.log.ended = self.log.ended or f"refused at {name}: {reply.status_code}"
+        if reply.status_code == 303 or self.log.ended:
+            return
+        # The last place may be given to somebody else between the first page and consent.
+        full = name == "consent" and reply.status_code in (403, 503)
+        self.log.ended = "not let in" if full else f"refused at {name}: {reply.status_code}"
 
     async def _practise(self) -> None:
         await self._ask("GET", "/study")
@@ -166,15 +160,16 @@ class Visitor:
 
     async def _trials(self, *, think: float, images: bool) -> None:
         following = (await self._ask("GET", "/api/next")).json()
+        observer = observer_of(self.log.character, planned=following["planned"])
         while trial := following["trial"]:
-            if following["done"] >= self._character.share * following["planned"]:
+            if observer.leaves_after is not None and following["done"] >= observer.leaves_after:
                 self.log.ended = "left"
                 return
             # The answer is due after the time to think; pictures are fetched meanwhile, as a browser does ahead.
             due = asyncio.sleep(float(self._rng.exponential(think)) if think else 0)
             pictures, _ = await asyncio.gather(self._see(trial, images=images), due)
-            chosen = self._character.look(trial["kind"], pictures, self._rng)
-            following = await self._answer(trial["ordinal"], chosen, think)
+            given = observer.answer(perceived(trial["kind"], pictures), (), self._rng)
+            following = await self._answer(trial["ordinal"], given)
         if following["why"] != "over":
             self.log.ended = following["why"]
 
@@ -184,26 +179,25 @@ class Visitor:
         urls = {slot: image["url"] for slot, image in trial["images"].items()}
         replies = await asyncio.gather(*(self._ask("GET", url) for url in urls.values()))
         self.log.images += len(replies)
-        if self._character.look is not looking:
+        if self.log.character not in LOOKING:
             return {}
         return {slot: _pixels(reply.content) for slot, reply in zip(urls, replies, strict=True)}
 
-    async def _answer(self, ordinal: int, chosen: str, think: float) -> dict[str, Any]:
+    async def _answer(self, ordinal: int, given: Given) -> dict[str, Any]:
         shown = 1000.0 + 10_000.0 * ordinal
         key = str(uuid.UUID(bytes=self._rng.bytes(16), version=4))
         body = {
-            "key": key, "ordinal": ordinal, "chosen": chosen, "shown_at": shown,
-            "answered_at": shown + 300 + 1000 * float(self._rng.exponential(max(think, 0.3))), "viewport": "1280x800",
-            "pixel_ratio": 1.0, "scale": 6, "flags": [], "focus_losses": 0, "hidden_ms": 0.0,
+            "key": key, "ordinal": ordinal, "chosen": given.chosen, "shown_at": shown, "answered_at": shown + given.rt_ms,
+            "viewport": "1280x800", "pixel_ratio": 1.0, "scale": 6, "flags": [], "focus_losses": 0, "hidden_ms": 0.0,
         }  # fmt: skip
         tries = Tries()
         reply = await self._ask("POST", "/api/answers", json=body, tries=tries)
         known = reply.status_code == 200
-        self.log.answers.append(Sent(key, ordinal, chosen, known, tries.seconds, tries.count, tries.at))
+        self.log.answers.append(Sent(key, ordinal, given.chosen, known, tries.seconds, tries.count, tries.at))
         if not known:
             self.log.ended = f"refused: {reply.json()['error']}"
             return {"trial": None, "why": "over"}
-        if self._rng.random() < self._character.twice:
+        if self._rng.random() < TWICE:
             reply = await self._ask("POST", "/api/answers", json=body)
         return reply.json()["next"]
 

@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from pellucid._checks import ConfigError
 from pellucid.server import experimenter, participant_api, participant_pages
 from pellucid.server.database import Database
-from pellucid.server.guard import Guard
+from pellucid.server.guard import Guard, add_headers, for_log
 from pellucid.server.limits import Limit
 from pellucid.server.opening import open_study
-from pellucid.server.refusals import Refused, Unsaved
+from pellucid.server.refusals import Refused
 from pellucid.server.rendering import STATIC, render
 from pellucid.server.screens import Projector
 from pellucid.server.site import Site
@@ -28,6 +28,10 @@ from pellucid.study.frozen import load_frozen
 
 log = logging.getLogger("pellucid.server")
 
+FAULT = (
+    "Something went wrong on the side of the study. Everything that was saved before is safe. Please try again; if it stays "
+    "like this, please tell the experimenter."
+)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
@@ -36,6 +40,8 @@ def build_app(study_folder: Path | str, database_url: str, *, public_url: str, t
     address = urlsplit(public_url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ConfigError(f"the address of the study begins with http:// or https://, got {public_url!r}")
+    if address.path.strip("/") or address.query:
+        raise ConfigError(f"a study has a host (or a port) of its own, without a path, got {public_url!r}")
     frozen = load_frozen(study_folder)
     database = Database(database_url)
     try:
@@ -57,8 +63,9 @@ def build_app(study_folder: Path | str, database_url: str, *, public_url: str, t
         app.include_router(part.router(site))
     app.mount("/static", CachedFiles(directory=STATIC), name="static")
     _explain_refusals(app, site)
-    hosts = LOOPBACK | {address.hostname.lower()}
-    app.add_middleware(Guard, hosts=hosts, https=address.scheme == "https")
+    host = address.hostname.lower()
+    hosts = LOOPBACK | {f"[{host}]" if ":" in host else host}
+    app.add_middleware(Guard, hosts=hosts, https=site.https, refused=site.refused)
     return app
 
 
@@ -85,13 +92,14 @@ def _explain_refusals(app: FastAPI, site: Site) -> None:
 
     def said(request: Request, refusal: Refused) -> Response:
         participant = site.keys.participant(request.cookies.get(site.person_cookie, ""))
-        site.note_refusal(refusal, f"{request.method} {request.url.path[:80]!a}", participant)
+        path = request.scope["path"]  # `request.url` is put together from what the browser says of the host
+        site.note_refusal(refusal, f"{request.method} {for_log(path)}", participant)
         headers = {"retry-after": "5"} if refusal.status in (429, 503, 507) else None
-        if request.url.path.startswith("/api/"):
+        if path.startswith("/api/"):
             reply = {"error": refusal.code, "message": refusal.message}
             return JSONResponse(reply, refusal.status, headers)
         page = {"title": "Not possible", "study": site.frozen.study, "message": refusal.message}
-        page |= {"again": isinstance(refusal, Unsaved) or refusal.status in (429, 503)}
+        page |= {"again": refusal.status in (429, 500, 503, 507)}
         return HTMLResponse(render("message.html", page), refusal.status, headers)
 
     async def refused(request: Request, error: Exception) -> Response:
@@ -109,6 +117,12 @@ def _explain_refusals(app: FastAPI, site: Site) -> None:
         message = sentence.get(error.status_code, "This request cannot be answered.")
         return said(request, Refused(error.status_code, "http", message))
 
+    async def broken(request: Request, _: Exception) -> Response:  # the fault itself is logged by the server
+        reply = said(request, Refused(500, "fault", FAULT))
+        add_headers(reply.headers, https=site.https)  # this reply does not pass the guard
+        return reply
+
+    app.add_exception_handler(Exception, broken)
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, missing)

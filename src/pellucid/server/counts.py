@@ -3,6 +3,7 @@
 import dataclasses as dc
 import datetime as dt
 import statistics
+from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
@@ -28,7 +29,7 @@ class Cell:
 
 @dc.dataclass(frozen=True)
 class Somebody:
-    """A participant in the list; `minutes` from the first trial to the last answer."""
+    """A participant in the list; `failing`: more catch trials wrong, of either kind, than the design allows."""
 
     id: str
     state: str
@@ -37,12 +38,14 @@ class Somebody:
     planned: int
     catches: int
     passed: int
+    failing: bool
     last_seen: str
 
 
 @dc.dataclass(frozen=True)
 class Counts:
-    """The overview. `catches` and `passed` count catch trials over all participants; `failed` those who fall short."""
+    """The overview. `catches` and `passed` count catch trials over all participants, `failing` the people who fall short;
+    `minutes` is the median from the first trial to the last answer."""
 
     paused: bool
     states: dict[str, int]
@@ -68,11 +71,7 @@ def overview(connection: Connection, study: Study) -> Counts:
             select(people.c.state, func.count()).where(real).group_by(people.c.state)
         )
     }
-    everybody = _catches(connection)
-    full = [
-        p for p in everybody if not p.test and p.catches >= study.trials.catches + study.trials.match_catches
-    ]
-    least = study.trials.catches_right + study.trials.match_catches_right
+    everybody = _catches(connection, study)
     minutes = _minutes(connection)
     middle = statistics.median(minutes) if minutes else None
     pay = study.sample.pay_per_hour
@@ -83,7 +82,7 @@ def overview(connection: Connection, study: Study) -> Counts:
         cells=cells(connection, study),
         catches=sum(p.catches for p in everybody if not p.test),
         passed=sum(p.passed for p in everybody if not p.test),
-        failing=sum(p.passed < least for p in full),
+        failing=sum(p.failing for p in everybody if not p.test),
         finished=len(minutes),
         minutes=middle,
         pay=None if pay is None or middle is None else pay * middle / 60,
@@ -118,11 +117,15 @@ def cells(connection: Connection, study: Study) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def _catches(connection: Connection) -> list[Somebody]:
+def _catches(connection: Connection, study: Study) -> list[Somebody]:
     people, assignment, trial, response = (
         tables.participant, tables.assignment, tables.trial, tables.response,
     )  # fmt: skip
-    right = case((trial.c.kind == "match", 3), else_=1)
+
+    def wrong(kind: str, full: int) -> Any:
+        missed = (trial.c.kind == kind) & (response.c.correct < full)
+        return func.coalesce(func.sum(case((missed, 1), else_=0)), 0)
+
     query = (
         select(
             people.c.id,
@@ -132,7 +135,8 @@ def _catches(connection: Connection) -> list[Somebody]:
             people.c.planned,
             people.c.last_seen,
             func.count(response.c.id).label("catches"),
-            func.coalesce(func.sum(case((response.c.correct == right, 1), else_=0)), 0).label("passed"),
+            wrong("afc", 1).label("afc_wrong"),
+            wrong("match", 3).label("match_wrong"),
         )
         .join(assignment, assignment.c.participant == people.c.id, isouter=True)
         .join(trial, (trial.c.assignment == assignment.c.id) & trial.c.catch, isouter=True)
@@ -143,19 +147,18 @@ def _catches(connection: Connection) -> list[Somebody]:
         )
         .group_by(people.c.id)
     )
-    return [
-        Somebody(
-            row.id,
-            row.state,
-            row.test,
-            row.answered,
-            row.planned,
-            row.catches,
-            int(row.passed),
-            row.last_seen,
-        )
-        for row in connection.execute(query)
-    ]
+    return [_somebody(row, study) for row in connection.execute(query)]
+
+
+def _somebody(row: Any, study: Study) -> Somebody:
+    """A row of `_catches`; who falls short is decided as the exclusion rule of the analysis does, kind by kind."""
+    allowed = study.trials.catches - study.trials.catches_right
+    match_allowed = study.trials.match_catches - study.trials.match_catches_right
+    return Somebody(
+        row.id, row.state, row.test, row.answered, row.planned, row.catches,
+        passed=int(row.catches - row.afc_wrong - row.match_wrong),
+        failing=bool(row.afc_wrong > allowed or row.match_wrong > match_allowed), last_seen=row.last_seen,
+    )  # fmt: skip
 
 
 def _minutes(connection: Connection) -> list[float]:

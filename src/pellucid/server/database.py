@@ -7,6 +7,7 @@ lock each other out, PostgreSQL ends one of them, and its jobs are run again one
 """
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemy
 
 from pellucid._checks import ConfigError
 from pellucid.server.refusals import Refused, disk_full, unavailable
+
+log = logging.getLogger("pellucid.server")
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
@@ -59,11 +62,27 @@ class Database:
 
     def read_now(self, job: Job[T]) -> T:
         """`read` for programs without an event loop."""
+        # One moment for all statements of the job: an export holds nobody's answers without the person.
+        snapshot = {} if self.engine.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
         try:
-            with self.engine.connect().execution_options(reads=True) as connection:
+            with self.engine.connect().execution_options(reads=True, **snapshot) as connection:
                 return job(connection)
         except SQLAlchemyError as error:
             raise explained(error) from error
+
+    async def forget_deleted(self) -> None:
+        """Leave nothing of deleted rows in SQLite's log; in the file itself they were overwritten (`secure_delete`)."""
+        if self.engine.name == "sqlite":
+            await asyncio.wrap_future(self._readers.submit(self._empty_log))
+
+    def _empty_log(self) -> None:
+        connection = self.engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:  # the rows are deleted all the same; the next checkpoint takes the log
+            log.warning("the log of the database could not be emptied: %s", error)
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Finish the jobs that wait, then let go of all connections."""
@@ -153,6 +172,8 @@ def explained(error: Exception) -> Exception:
     # SQLite reports a write that the file system refused as an I/O error.
     if str(getattr(cause, "sqlite_errorname", "")).startswith("SQLITE_IOERR"):
         return disk_full()
+    # Without the statement and what was to be stored: those are nobody's business but the database's.
+    log.error("the database: %s", str(cause or type(error).__name__).strip().partition("\n")[0])
     return unavailable()
 
 
@@ -193,19 +214,31 @@ def check_reachable(engine: Engine) -> None:
 def open_engine(url: URL) -> Engine:
     """An engine that flushes every commit to the disk and starts SQLite's transactions as writers."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=6, max_overflow=0, pool_pre_ping=True)
-    folder = Path(str(url.database)).absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"the folder of the database does not exist: {folder}")
-    engine = create_engine(url)
+        return create_engine(url, pool_size=6, max_overflow=0, pool_pre_ping=True, hide_parameters=True)
+    file = Path(str(url.database)).absolute()
+    if not file.parent.is_dir():
+        raise ConfigError(f"the folder of the database does not exist: {file.parent}")
+    if not file.exists() and "uri" not in url.query:
+        _make_private(file)
+    engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
+def _make_private(file: Path) -> None:
+    """An empty file that no other user of this machine can read: it will hold the key that signs links and sessions."""
+    try:
+        file.touch(mode=0o600)  # SQLite gives the log beside it the same mode
+    except OSError as error:
+        raise ConfigError(f"the database {file} cannot be made: {error.strerror}") from error
+
+
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # or the driver decides when transactions begin
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={WAIT_MS}"):
+    for pragma in (
+        f"busy_timeout={WAIT_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON",
+    ):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -32,7 +32,7 @@ class Sent(BaseModel):
     chosen: str = Field(pattern=r"^(left|right|[123]{3})$")
     shown_at: Milliseconds
     answered_at: Milliseconds
-    viewport: str = Field(pattern=r"^\d{1,5}x\d{1,5}$")
+    viewport: str = Field(pattern=r"^[0-9]{1,5}x[0-9]{1,5}$")
     pixel_ratio: float = Field(gt=0, le=32, allow_inf_nan=False)
     scale: int = Field(ge=1, le=1024)
     flags: list[Literal["resized", "image_failed"]] = Field(default=[], max_length=2)
@@ -98,23 +98,25 @@ class Problem(BaseModel):
     message: str
 
 
-PROBLEMS = {status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422, 429, 503, 507)}
+PROBLEMS = {status: {"model": Problem} for status in (400, 401, 403, 409, 413, 415, 422, 429, 503, 507)}
 
 
 def router(site: Site) -> APIRouter:
     """The routes below /api, and the images."""
-    routes = APIRouter(tags=["participant"])
+    routes = APIRouter(tags=["participant"], responses={**PROBLEMS})
+    _add_trials(routes, site)
+    _add_practice(routes, site)
+    _add_images(routes, site)
 
     @routes.get("/api/health", summary="The empty endpoint.")
     async def health() -> dict[str, bool]:
         return {"ok": True}
 
-    @routes.get(
-        "/api/next",
-        response_model=Next,
-        responses={**PROBLEMS},
-        summary="The next trial; counts as showing it.",
-    )
+    return routes
+
+
+def _add_trials(routes: APIRouter, site: Site) -> None:
+    @routes.get("/api/next", response_model=Next, summary="The next trial; counts as showing it.")
     async def following(request: Request) -> Response:
         participant = site.participant(request)
         site.answers.check(participant)
@@ -122,12 +124,7 @@ def router(site: Site) -> APIRouter:
         person = await site.database.write(partial(show, participant=participant))
         return _said(next_of(person, screens))
 
-    @routes.post(
-        "/api/answers",
-        response_model=Stored,
-        responses={**PROBLEMS},
-        summary="Keep an answer, then give the next trial.",
-    )
+    @routes.post("/api/answers", response_model=Stored, summary="Keep an answer, then give the next trial.")
     async def answer(request: Request, sent: Annotated[Sent, Body()], form: FormHeader = "") -> Response:
         participant = site.participant_writing(request, form)
         screens = await site.screens(participant)
@@ -139,7 +136,9 @@ def router(site: Site) -> APIRouter:
             person = await site.database.write(partial(show, participant=participant))
         return _said(Stored(stored=sent.ordinal, repeated=repeated, next=next_of(person, screens)))
 
-    @routes.get("/api/practice", responses={**PROBLEMS}, summary="The next practice trial.")
+
+def _add_practice(routes: APIRouter, site: Site) -> None:
+    @routes.get("/api/practice", summary="The next practice trial.")
     async def practice(request: Request) -> Next:
         participant = site.participant(request)
         site.answers.check(participant)
@@ -147,9 +146,7 @@ def router(site: Site) -> APIRouter:
         person = await site.database.read(partial(find, participant=participant))
         return practice_of(person, screens)
 
-    @routes.post(
-        "/api/practice", responses={**PROBLEMS}, summary="Answer a practice trial, and hear about it."
-    )
+    @routes.post("/api/practice", summary="Answer a practice trial, and hear about it.")
     async def practised(
         request: Request, sent: Annotated[Practised, Body()], form: FormHeader = ""
     ) -> Feedback:
@@ -162,8 +159,12 @@ def router(site: Site) -> APIRouter:
         person, right = await site.database.write(job)
         return Feedback(right=right, next=practice_of(person, screens))
 
-    @routes.get("/stimuli/{name}", response_class=Response, responses={**PROBLEMS, 404: {"model": Problem}})
-    async def stimulus(request: Request, name: Annotated[str, Path(pattern=r"^[\w-]{24}$")]) -> Response:
+
+def _add_images(routes: APIRouter, site: Site) -> None:
+    @routes.get("/stimuli/{name}", response_class=Response, responses={404: {"model": Problem}})
+    async def stimulus(
+        request: Request, name: Annotated[str, Path(pattern=r"^[0-9A-Za-z_-]{24}$")]
+    ) -> Response:
         participant = site.participant(request)
         site.images.check(participant)
         screens = await site.screens(participant)
@@ -173,8 +174,6 @@ def router(site: Site) -> APIRouter:
         # No validator such as an ETag: equal images must not be told by their headers.
         headers = {"cache-control": "private, max-age=86400, immutable"}
         return Response(data, media_type="image/png", headers=headers)
-
-    return routes
 
 
 def _said(reply: BaseModel) -> Response:

@@ -26,7 +26,9 @@ def router(site: Site) -> APIRouter:
     """The routes of people who take part."""
     routes = APIRouter(tags=["pages"], default_response_class=HTMLResponse)
     _add_arrival(routes, site)
-    _add_steps(routes, site)
+    _add_consent(routes, site)
+    _add_preparation(routes, site)
+    _add_words(routes, site)
     _add_leaving(routes, site)
     return routes
 
@@ -75,7 +77,7 @@ def _to_study(site: Site, participant: str) -> Response:
     return reply
 
 
-def _add_steps(routes: APIRouter, site: Site) -> None:
+def _add_consent(routes: APIRouter, site: Site) -> None:
     study = site.frozen.study
 
     @routes.get("/study", summary="Where the participant stands.")
@@ -91,6 +93,10 @@ def _add_steps(routes: APIRouter, site: Site) -> None:
             return await _again(site, participant, "Please tick every box if you want to take part.")
         await enrol(site.database, site.frozen, participant, turn=site.turn)
         return RedirectResponse("/study", 303)
+
+
+def _add_preparation(routes: APIRouter, site: Site) -> None:
+    study = site.frozen.study
 
     @routes.post("/study/device")
     async def device(
@@ -112,6 +118,10 @@ def _add_steps(routes: APIRouter, site: Site) -> None:
         )
         return RedirectResponse("/study", 303)
 
+
+def _add_words(routes: APIRouter, site: Site) -> None:
+    study = site.frozen.study
+
     @routes.post("/study/quiz")
     async def quiz(request: Request, form: FormField) -> Response:
         participant = site.participant_writing(request, form)
@@ -122,13 +132,10 @@ def _add_steps(routes: APIRouter, site: Site) -> None:
         right = await site.database.write(
             partial(people.answer_quiz, participant=participant, study=study, given=given)
         )
-        return (
-            RedirectResponse("/study", 303)
-            if right
-            else await _again(
-                site, participant, "Not every answer was right. Please read again and correct them."
-            )
-        )
+        if not right:
+            wrong = "Not every answer was right. Please read again and correct them."
+            return await _again(site, participant, wrong)
+        return RedirectResponse("/study", 303)
 
     @routes.post("/study/comment")
     async def comment(
@@ -136,9 +143,7 @@ def _add_steps(routes: APIRouter, site: Site) -> None:
     ) -> Response:
         participant = site.participant_writing(request, form)
         text = comment.replace("\0", "").strip()
-        await site.database.write(
-            partial(people.advance, participant=participant, study=study, step="comment", comment=text)
-        )
+        await site.database.write(partial(people.comment, participant=participant, study=study, text=text))
         return RedirectResponse("/study", 303)
 
 
@@ -166,6 +171,7 @@ def _add_leaving(routes: APIRouter, site: Site) -> None:
         participant = site.participant_writing(request, form)
         await site.database.write(partial(people.withdraw, participant=participant))
         site.projector.forget(participant)
+        await site.database.forget_deleted()
         return RedirectResponse("/study", 303)
 
 

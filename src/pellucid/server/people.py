@@ -170,6 +170,16 @@ def advance(
     change(connection, participant, step=step_after(study, step), **facts)
 
 
+def comment(connection: Connection, participant: str, study: Study, text: str) -> None:
+    """Keep what a participant wrote, if anything; as an event it stands in exports, and goes with a withdrawal."""
+    person = find(connection, participant, lock=True)
+    if person.step != "comment" or person.state in LEFT:
+        return
+    change(connection, participant, step=step_after(study, "comment"), comment=text)
+    if text:
+        happened(connection, participant, "comment", {"text": text})
+
+
 def change(connection: Connection, participant: str, **columns: str | int | bool | None) -> None:
     """Set columns of a participant, who was seen just now."""
     people = tables.participant
@@ -221,7 +231,7 @@ def withdraw(connection: Connection, participant: str) -> int:
     connection.execute(delete(tables.event).where(tables.event.c.participant == participant))
     change(
         connection, participant, state="withdrawn", finished_at=tables.now(), comment="", device="", answered=0,
-        planned=0, shown=-1, attempt=0, practised=0, quiz_attempts=0,
+        planned=0, shown=-1, attempt=0, practised=0, quiz_attempts=0, quiz_passed=False,
     )  # fmt: skip
     happened(connection, participant, "withdrawn", {"answers": deleted})
     note(connection, f"participant {participant}", "withdrawn", f"{deleted} answers deleted")

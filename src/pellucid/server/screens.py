@@ -56,7 +56,7 @@ class Screens:
 
 
 class Projector:
-    """Makes and remembers the screens of participants."""
+    """Makes the screens of participants (in any thread) and remembers them (in the event loop's alone)."""
 
     def __init__(self, frozen: Frozen, keys: Keys) -> None:
         self._frozen, self._keys = frozen, keys
@@ -70,6 +70,13 @@ class Projector:
         if found is not None:
             self._made.move_to_end(participant)
         return found
+
+    def remember(self, participant: str, screens: Screens) -> Screens:
+        """Keep the screens of this participant at hand."""
+        self._made[participant] = screens
+        while len(self._made) > KEPT:
+            self._made.popitem(last=False)
+        return screens
 
     def forget(self, participant: str) -> None:
         """Nothing is shown to this participant any more."""
@@ -86,11 +93,7 @@ class Projector:
         files: dict[str, str] = {}
         main = tuple(self._screen(participant, "trial", n, trial, files) for n, trial in enumerate(trials))
         practised = tuple(self._screen(participant, "practice", n, t, files) for n, t in enumerate(practice))
-        made = Screens(assignment, trials, practice, main, practised, files)
-        self._made[participant] = made
-        while len(self._made) > KEPT:
-            self._made.popitem(last=False)
-        return made
+        return Screens(assignment, trials, practice, main, practised, files)
 
     def _screen(
         self, participant: str, part: str, ordinal: int, trial: Trial, files: dict[str, str]

@@ -104,7 +104,8 @@ class Site:
         known = self.projector.known(participant)
         if known is not None:
             return known
-        return await self.database.read(lambda c: self.projector.load(c, participant))
+        made = await self.database.read(lambda c: self.projector.load(c, participant))
+        return self.projector.remember(participant, made)
 
     def note_refusal(self, refusal: Refused, where: str, participant: str | None) -> None:
         """Log what was refused, by participant if it is known, never by address."""

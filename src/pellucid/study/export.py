@@ -56,6 +56,23 @@ def write_export(frozen: Frozen, records: Records, folder: Path | str) -> Path:
     if tested:
         raise DataError(f"test participants are kept out of exports: {tested[:3]}")
     _copy_study(frozen, folder / STUDY)
+    written = _files(frozen, records)
+    for name, data in written.items():
+        write_bytes(folder / name, data)
+    about = {
+        "schema": SCHEMA,
+        "study": frozen.sha256,
+        "participants": len(records.participants),
+        "answers": len(records.answers),
+        "events": len(records.events),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(written.items())},
+    }
+    write_bytes(folder / ABOUT, json.dumps(about, indent=1, sort_keys=True).encode())
+    return folder
+
+
+def _files(frozen: Frozen, records: Records) -> dict[str, bytes]:
+    """Every table of an export by the name of its file."""
     written = dict[str, bytes]()
     for table, rows in (
         ("answers", records.answers),
@@ -73,18 +90,7 @@ def write_export(frozen: Frozen, records: Records, folder: Path | str) -> Path:
     written[JSPSYCH] = csv_bytes(list(jspsych[0]) if jspsych else ["trial_index"], jspsych)
     listed = dictionary_rows()
     written[DICTIONARY] = csv_bytes(list(listed[0]), listed)
-    for name, data in written.items():
-        write_bytes(folder / name, data)
-    about = {
-        "schema": SCHEMA,
-        "study": frozen.sha256,
-        "participants": len(records.participants),
-        "answers": len(records.answers),
-        "events": len(records.events),
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(written.items())},
-    }
-    write_bytes(folder / ABOUT, json.dumps(about, indent=1, sort_keys=True).encode())
-    return folder
+    return written
 
 
 def read_export(folder: Path | str, *, form: str = "jsonl") -> Exported:

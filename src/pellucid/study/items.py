@@ -134,6 +134,7 @@ def build_pool(study: Study, *, base: Path | str = ".") -> Pool:
         )
     kept = _few_starts(_named_cells(kept, study), study.material.starts)
     kept = _few_targets(kept, study)
+    _same_sizes(kept)
     used = {s.sha256 for item in kept for s in item.stimuli}
     return Pool(tuple(sorted(kept, key=lambda i: i.id)), {k: v for k, v in images.items() if k in used})
 
@@ -222,7 +223,7 @@ def _few_targets(items: Sequence[StudyItem], study: Study) -> list[StudyItem]:
 
 
 def _stimulus(run: Run, name: str, role: str, images: dict[str, bytes]) -> Stimulus:
-    """Pixels only, encoded here: what a file carries besides them could tell where it comes from."""
+    """Pixels only, in three channels, encoded here: what a file carries besides them could tell where it comes from."""
     from PIL import Image, UnidentifiedImageError
 
     file = next((f for f in (run.path / "images" / IMAGES / name, run.path / name) if f.is_file()), None)
@@ -230,7 +231,8 @@ def _stimulus(run: Run, name: str, role: str, images: dict[str, bytes]) -> Stimu
         raise DataError(f"{run.path}: no image {name!r} in the run folder or its images/{IMAGES}")
     try:
         with Image.open(file) as opened:
-            pixels = opened.convert("L" if opened.mode in ("1", "L", "I", "I;16") else "RGB")
+            grey = opened.mode in ("1", "L", "I", "I;16")
+            pixels = (opened.convert("L") if grey else opened).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{file} is no readable image: {error}") from error
     sink = io.BytesIO()
@@ -263,6 +265,19 @@ def _same_size(shown: Mapping[str, Stimulus], what: str) -> None:
         )
     if shown["target"].sha256 == shown["start"].sha256:
         raise DataError(f"{what}: target and start are the same image, so there is nothing to choose")
+
+
+def _same_sizes(items: Sequence[StudyItem]) -> None:
+    """A browser is told how large an image is; that must not tell it the condition."""
+    sizes: dict[str, set[tuple[int, int]]] = {}
+    for item in items:
+        sizes.setdefault(item.cell, set()).add((item.found.width, item.found.height))
+    if len({frozenset(there) for there in sizes.values()}) > 1:
+        listed = {cell: sorted(there) for cell, there in sorted(sizes.items())}
+        raise DataError(
+            f"images of the conditions differ in size, {listed}, which would give the condition away; use runs with images "
+            "of one size"
+        )
 
 
 def _find(table: Mapping[str, np.ndarray], wanted: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 const { form } = document.querySelector("main").dataset;
 const SHELF = "pellucid-answer";
 const LONGEST = 30; // seconds between two tries
+const PATIENCE = 30; // seconds for a reply; a request that was carried out all the same is recognised by its key
 const LATER = [408, 429, 500, 502, 503, 504, 507]; // nothing was kept, and the same may work later
 
 /** What the server says no to for good. */
@@ -16,8 +17,8 @@ export class Refusal extends Error {
 /** The reply to a request; tried until there is one. `wait(words, seconds)` ends when it is time for another try. */
 export async function ask(method, url, body, wait) {
   for (let seconds = 1; ; seconds = Math.min(2 * seconds, LONGEST)) {
-    const options = { method, headers: { "x-form": form, ...(body && { "content-type": "application/json" }) }, body };
-    const reply = await fetch(url, options).catch(() => null);
+    const headers = { "x-form": form, ...(body && { "content-type": "application/json" }) };
+    const reply = await fetch(url, { method, headers, body, signal: AbortSignal.timeout(1000 * PATIENCE) }).catch(() => null);
     const said = await reply?.json().catch(() => ({})) ?? {};
     if (reply?.ok) return said;
     if (reply && !LATER.includes(reply.status)) throw new Refusal(reply.status, said);
