@@ -249,7 +249,7 @@ def test_a_run_or_a_network_but_not_both(photos: Path, monkeypatch: Any, capsys:
     monkeypatch.setattr(sys, "argv", ["pellucid", "evaluate", "run", "--model", "fewnets:plain"])
     with pytest.raises(SystemExit) as left:
         main()
-    assert left.value.code == 2 and "but not both" in capsys.readouterr().err
+    assert left.value.code == 2 and "one of the three" in capsys.readouterr().err
     words = "--attacks none --corruptions contrast --severities 1 --device cpu --out mine"
     monkeypatch.setattr(
         sys,

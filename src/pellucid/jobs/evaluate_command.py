@@ -9,10 +9,13 @@ Text = Annotated[str | None, typer.Option(help="As in inspect.", metavar="SPEC")
 
 
 def evaluate(
-    run: Annotated[
-        Path | None,
+    runs: Annotated[
+        list[Path] | None,
         typer.Argument(
-            help="A run of train, inspect, demo or trace; or use --model, --data and --out.", metavar="RUN"
+            help="A run of train, inspect, demo or trace, or several trainings of one recipe and --out for what they "
+            "have in common; or use --model, --data and --out.",
+            metavar="[RUN]...",
+            show_default=False,
         ),
     ] = None,
     attacks: Annotated[
@@ -78,7 +81,8 @@ def evaluate(
     ] = None,
     data: Text = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder to write, with --model.", metavar="RUN")
+        Path | None,
+        typer.Option(help="The run folder to write, with --model or with several runs.", metavar="RUN"),
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data: train, test or all.")] = "test",
     size: Annotated[str | None, typer.Option(help="Resize images to this: 224 or HEIGHTxWIDTH.")] = None,
@@ -110,6 +114,7 @@ def evaluate(
     from pellucid.jobs.evaluate import Evaluation, evaluate_checkpoint, evaluate_run
     from pellucid.jobs.evaluate import radii as read_radii
     from pellucid.jobs.evaluate_asked import Questions
+    from pellucid.jobs.evaluate_runs import evaluate_runs
     from pellucid.jobs.inspect import Request
 
     questions = Questions(
@@ -122,9 +127,11 @@ def evaluate(
         corruptions=corruptions, severities=severities, frost=frost, images=images, seed=seed, batch_size=batch_size,
         device=device, again=again, questions=questions,
     )  # fmt: skip
-    if run is not None and model is None and out is None:
-        page = evaluate_run(run, asked, weights=weights, data=data)
-    elif run is None and model is not None and data is not None and out is not None:
+    if runs and len(runs) > 1 and out is not None and model is None and weights is None and data is None:
+        page = evaluate_runs(runs, out, asked)
+    elif runs and len(runs) == 1 and model is None and out is None:
+        page = evaluate_run(runs[0], asked, weights=weights, data=data)
+    elif not runs and model is not None and data is not None and out is not None:
         request = Request(
             model=model, weights=weights, data=data, split=split, size=size, fit=fit, normalize=normalize,
             class_map=class_map, labels=labels, skip_unreadable=skip_unreadable, batch_size=batch_size, seed=seed,
@@ -132,5 +139,7 @@ def evaluate(
         )  # fmt: skip
         page = evaluate_checkpoint(request, out, asked)
     else:
-        raise ConfigError("name a run, or a network and images with --model, --data and --out, but not both")
+        raise ConfigError(
+            "name a run, or several runs and --out, or a network and images with --model, --data and --out; one of the three"
+        )
     typer.echo(str(page.resolve()))
