@@ -239,6 +239,14 @@ def findings(rows: list[Row]) -> list[str]:
         said.append(
             f"- The 95th percentile of an answer with a think time of 1 s is {'below' if held else '**not below**'} 250 ms: {figures}."
         )
+    pictured = [row for row in rows if row.load == "with pictures"]
+    if pictured:
+        below = all(row.p95_ms < 250 for row in pictured)
+        figures = ", ".join(f"{r.p95_ms:.0f} ms on {r.database}" for r in pictured)
+        said.append(
+            f"- With every picture fetched as well it is {'below' if below else '**not below**'} 250 ms: {figures}; clients and pictures "
+            "share the cores with the server."
+        )
     killed = [row for row in rows if row.load == KILLED]
     if killed:
         figures = ", ".join(f"{r.retried} on {r.database}" for r in killed)
