@@ -2,8 +2,6 @@
 
 import csv
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +15,7 @@ from pellucid.claims import Ledger, register
 from pellucid.rng import rng
 from pellucid.sweep.locks import held
 from pellucid.train import seeded
+from studies import run_study
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
@@ -44,25 +43,7 @@ def part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def study(out: Path, *options: str) -> str:
-    env = {key: value for key, value in os.environ.items() if key != "PELLUCID_DATA"}
-    env |= {"PELLUCID_SCRATCH": str(out / "scratch"), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / "bort.py"),
-        "--preset",
-        "smoke",
-        "--dataset",
-        "digits",
-    ]
-    done = subprocess.run(
-        [*command, "--out", str(out / "results"), *options],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return run_study("bort", out, *options)
 
 
 @pytest.mark.slow

@@ -8,29 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from studies import run_study
+
 ROOT = Path(__file__).parents[1]
 
 
 def study(out: Path, *options: str) -> str:
-    env = {key: value for key, value in os.environ.items() if key != "PELLUCID_DATA"}
-    env |= {"PELLUCID_SCRATCH": str(out / "scratch"), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / "invariance.py"),
-        "--preset",
-        "smoke",
-        "--dataset",
-        "digits",
-    ]
-    done = subprocess.run(
-        [*command, "--out", str(out / "results"), *options],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return run_study("invariance", out, *options)
 
 
 def table(path: Path) -> list[dict[str, str]]:

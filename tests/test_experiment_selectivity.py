@@ -1,36 +1,17 @@
 """The selectivity study runs end to end on digits, goes on where it stopped, and writes its page."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from studies import run_study
 
 ROOT = Path(__file__).parents[1]
 
 
 def study(out: Path, *options: str) -> str:
-    env = {key: value for key, value in os.environ.items() if key != "PELLUCID_DATA"}
-    env |= {"PELLUCID_SCRATCH": str(out / "scratch"), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / "selectivity.py"),
-        "--preset",
-        "smoke",
-        "--dataset",
-        "digits",
-    ]
-    done = subprocess.run(
-        [*command, "--out", str(out / "results"), *options],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return run_study("selectivity", out, *options)
 
 
 @pytest.mark.slow
