@@ -310,9 +310,8 @@ def about(known: Mapping[str, Setup], preset: str) -> str:
 
     return f"""## How to read it
 
-- Search, preset `{preset}`: {form(any_setup)} on 28-px images, {form(cifar)} on CIFAR-10. 300 steps there keep the preset within
-  100 minutes on two cores; the gates say whether they are enough (ResNet-20, published, 16 lossless images: median rho 0.057 at
-  300 steps and 0.026 at 600; the tier *tight* begins at 0.1). The human-leaning search has {any_setup.priored[0]} targets and
+- Search, preset `{preset}`: {form(any_setup)} on 28-px images, {form(cifar)} on CIFAR-10; found images stop early, and the gates
+  say whether that was enough. The human-leaning search has {any_setup.priored[0]} targets and
   {any_setup.priored[1]} start ({cifar.priored[0]} targets on CIFAR-10), the adversary {any_setup.opposed} targets and one start;
   `--preset full` has more of everything. The identity-backward ReLU is off everywhere.
 - Targets are test images, as many of each class; the `{PUBLISHED}` CIFAR-10 networks are also asked about lossless images, which

@@ -116,20 +116,19 @@ EPOCHS = {
 
 def setups(preset: str) -> dict[str, Setup]:
     """Every data set at a preset. Digits, enlarged to 28 pixels, need no staged data and are for smoke runs."""
-    short = Preset(steps=300, eta=1.0, halve_every=30, tolerance=1e-3)
     found = {
         "mnist": Setup("mnist", 2.0, epochs=EPOCHS),
         "fashion-mnist": Setup("fashion-mnist", 1.5, epochs=EPOCHS),
         "cifar10": Setup(
-            "cifar10", 0.5, epochs={L2_TRAINED: 2}, attack_steps=3, preset=short, priored=(50, 1), test=1_000,
-            attacked=200, probed=1_000,
+            "cifar10", 0.5, epochs={L2_TRAINED: 2}, attack_steps=3, priored=(50, 1), test=1_000, attacked=200,
+            probed=1_000,
         ),
     }  # fmt: skip
     if preset == "full":
         epochs = {name: 40 if name in CONTRASTIVE else 20 for name in EPOCHS}
         return {
             name: dc.replace(
-                s, train=50_000, epochs=epochs, attack_steps=10, preset=FAST, priored=(100, 3), opposed=100,
+                s, train=50_000, epochs=epochs, attack_steps=10, priored=(100, 3), opposed=100,
                 test=10_000, attacked=1_000,
             )
             for name, s in found.items()
