@@ -38,6 +38,8 @@ from pellucid.taps import watch
 from pellucid.train import CrossEntropy, Step, seeded
 
 Parts = dict[str, Callable[[int], object]]
+TRAINING = ("T_f", "DecNN", "ReDecNN")
+"""Parts that run in training mode; the mode is set before a part's time begins."""
 
 
 def mlp(batch: int) -> tuple[Decodable, Batch]:
@@ -70,7 +72,6 @@ def parts(made: Decodable, batch: Batch) -> Parts:
         made.zero_grad(set_to_none=True)
 
     def classifier(_: int) -> None:
-        model.train()
         done(F.cross_entropy(model(x), y))
 
     def generator(_: int) -> None:
@@ -81,7 +82,6 @@ def parts(made: Decodable, batch: Batch) -> Parts:
 
     def step(name: str) -> Callable[[int], None]:
         def run(number: int) -> None:
-            model.train()
             with watch(model, made.taps, grad=True) as seen:
                 output = model(x)
             here = Step(model, batch, output, 0, number, rng(0, number))
@@ -91,7 +91,6 @@ def parts(made: Decodable, batch: Batch) -> Parts:
 
     @torch.no_grad()
     def forward(_: int) -> None:
-        model.eval()
         model(x)
 
     @torch.no_grad()
@@ -105,13 +104,12 @@ def parts(made: Decodable, batch: Batch) -> Parts:
 
     @torch.no_grad()
     def guard(_: int) -> None:
-        guarded.eval()
         guarded(x)
 
     return {
         "T_f": classifier, "L T_g": generator, "DecNN": step("DecNN"), "ReDecNN": step("ReDecNN"), "F": forward,
         "L G": one_by_one, "all decodings": at_once,
-        "scores": lambda _: all_scores(made.eval(), x), "guard": guard,
+        "scores": lambda _: all_scores(made, x), "guard": guard,
     }  # fmt: skip
 
 
@@ -149,6 +147,7 @@ def main() -> None:
             names = list(todo)
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
+                made.train(name in TRAINING)
                 began = time.process_time()
                 todo[name](number)
                 if number >= 2:

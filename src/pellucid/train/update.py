@@ -263,9 +263,11 @@ def evaluate(update: Update, source: Source, *, batch_size: int) -> dict[str, fl
 def modes(model: nn.Module, *, training: bool) -> Generator[None]:
     """Train or eval mode for a while; then every module has its own mode back."""
     before = {module: module.training for module in model.modules()}
-    model.train(training)
+    if any(was != training for was in before.values()):  # setting a module's attribute takes microseconds each
+        model.train(training)
     try:
         yield
     finally:
         for module, was in before.items():
-            module.training = was
+            if module.training != was:
+                module.training = was

@@ -224,13 +224,18 @@ def check_seen(
     base: Tensor,
     seen: Mapping[str, Tensor],
 ) -> dict[str, Checked]:
-    """The same from a forward pass that was made already."""
-    decoded, _ = decode_layers(decodable.model, decodable.decoder, inputs, seen, logits=base, targets=None)
+    """The same from a forward pass that was made already. Layers are checked while their decodings are in the caches."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in assertions}
+    for group in decodable.decoder.groups(inputs):
+        decoded, _ = decode_layers(
+            decodable.model, decodable.decoder, inputs, seen, logits=base, targets=None, layers=group
+        )
+        for name, assertion in assertions.items():
+            parts[name].append(assertion(decoded).unflatten(0, (len(group), -1)))
     found: dict[str, Checked] = {}
     for name, assertion in assertions.items():
         layers = assertion.layers or decodable.layers
-        places = [decodable.decoder.place(layer) for layer in layers]
-        distance = assertion(decoded).unflatten(0, (len(decodable.layers), -1))[places]
+        distance = torch.cat(parts[name])[[decodable.decoder.place(layer) for layer in layers]]
         if bool(distance.detach().isnan().any()):
             raise NumericError(
                 f"the assertion {name!r} gives NaN for {int(distance.isnan().any(0).sum())} examples"

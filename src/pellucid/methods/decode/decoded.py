@@ -73,9 +73,11 @@ def decode_layers(
     *,
     logits: Tensor,
     targets: Tensor | None,
+    layers: tuple[str, ...] = (),
 ) -> tuple[Decoded, Tensor | None]:
-    """All layers of one forward pass by one call of the generator, and what it returned beside them."""
-    raw, extra = decoder.raw({name: seen[name] for name in decoder.layers}, inputs)
+    """Some layers (all by default) of one forward pass by one call of the generator, and what it returned beside them."""
+    layers = layers or decoder.layers
+    raw, extra = decoder.raw({name: seen[name] for name in layers}, inputs)
     rows = len(raw)
     labels = None if targets is None else repeat_rows(targets, rows)
     decoded = Decoded(
@@ -85,7 +87,7 @@ def decode_layers(
         raw,
         repeat_rows(logits, rows),
         labels,
-        decoder.layers,
+        layers,
     )
     return decoded, extra
 

@@ -69,7 +69,7 @@ class UnitImages:
     def loss(
         self, inputs: Float[Tensor, "rows ..."], raw: Float[Tensor, "rows ..."]
     ) -> Float[Tensor, "rows dims"]:
-        return (inputs - raw.sigmoid()).square().flatten(1)
+        return F.mse_loss(raw.sigmoid(), inputs, reduction="none").flatten(1)
 
 
 @dc.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Plain:
     def loss(
         self, inputs: Float[Tensor, "rows ..."], raw: Float[Tensor, "rows ..."]
     ) -> Float[Tensor, "rows dims"]:
-        return (inputs - raw).square().flatten(1)
+        return F.mse_loss(raw, inputs, reduction="none").flatten(1)
 
 
 @dc.dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Spectrogram:
     def loss(
         self, inputs: Float[Tensor, "rows ..."], raw: Float[Tensor, "rows ..."]
     ) -> Float[Tensor, "rows dims"]:
-        return (inputs - raw).square().flatten(1)
+        return F.mse_loss(raw, inputs, reduction="none").flatten(1)
 
 
 @dc.dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Standardised:
     def loss(
         self, inputs: Float[Tensor, "rows ..."], raw: Float[Tensor, "rows ..."]
     ) -> Float[Tensor, "rows dims"]:
-        return (self._scaled(inputs) - raw).square().flatten(1)
+        return F.mse_loss(raw, self._scaled(inputs), reduction="none").flatten(1)
 
     def _scaled(self, inputs: Tensor) -> Tensor:
         if not self.mean:

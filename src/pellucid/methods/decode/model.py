@@ -112,16 +112,20 @@ class Decoder(nn.Module):
                 "(linear_adapters, padded_adapters), or let make_decodable choose"
             )
         parts = list(codes.values())
-        size = len(parts) if inputs is None else max(1, AT_ONCE // max(inputs.numel(), 1))
-        whole = parts[0].device.type != "cpu" or size >= len(parts)
-        drawn = [self._draw(parts[i : i + size]) for i in range(0, len(parts), len(parts) if whole else size)]
+        size = len(parts) if inputs is None else at_once(inputs, len(parts))
+        drawn = [self._draw(parts[i : i + size]) for i in range(0, len(parts), size)]
         if inputs is not None:
             check_shape(drawn[0][0], inputs)
-        if whole:
+        if len(drawn) == 1:
             return drawn[0]
         raw = torch.cat([values for values, _ in drawn])
         extras = [len(values) * extra for values, extra in drawn if extra is not None]
         return raw, torch.stack(extras).sum() / len(raw) if extras else None
+
+    def groups(self, inputs: Tensor) -> list[tuple[str, ...]]:
+        """The layers in turn, as many together as one call of the generator takes."""
+        size = at_once(inputs, len(self.layers))
+        return [self.layers[i : i + size] for i in range(0, len(self.layers), size)]
 
     def _draw(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """One call of the generator."""
@@ -143,6 +147,13 @@ class Decoder(nn.Module):
         # A layer at a time: inputs repeated over layers would be copied, and fall out of the caches.
         rows = [mean_over_inputs(self.likelihood.loss(inputs, part)) for part in raw.split(len(inputs))]
         return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def at_once(inputs: Tensor, layers: int) -> int:
+    """How many of some layers one call of the generator draws: all, or on a CPU as many as `AT_ONCE` numbers allow."""
+    if inputs.device.type != "cpu":
+        return layers
+    return min(layers, max(1, AT_ONCE // max(inputs.numel(), 1)))
 
 
 def check_shape(raw: Tensor, inputs: Tensor) -> None:
