@@ -263,7 +263,8 @@ def evaluate(update: Update, source: Source, *, batch_size: int) -> dict[str, fl
 def modes(model: nn.Module, *, training: bool) -> Generator[None]:
     """Train or eval mode for a while; then every module has its own mode back."""
     before = {module: module.training for module in model.modules()}
-    if any(was != training for was in before.values()):  # setting a module's attribute takes microseconds each
+    # Setting an attribute of a module takes microseconds, so only where it changes something.
+    if any(was != training for was in before.values()):
         model.train(training)
     try:
         yield
