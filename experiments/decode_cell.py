@@ -8,15 +8,14 @@ from decode_data import images_of, open_data
 from decode_measures import BATCH, Subject, attacks, detectors, measures, share
 from decode_nets import Kept
 from decode_setup import (
+    COMPOSED,
     DECNN,
     DEEPER,
     DROPOUT,
     ENSEMBLE,
-    LINEAR,
     MC_DROPOUT,
     REDECNN,
     STANDARD,
-    STRONG,
     Setup,
 )
 from safetensors.torch import save_file
@@ -39,7 +38,7 @@ def run_cell(cell: Cell, scratch: Path, *, setup: Setup, folder: Path) -> dict[s
     found |= attacks(attacked(subject, setup), setup, data, seed=cell.seed)
     if method in (STANDARD, REDECNN):
         found |= detectors(subject, setup, data, residuals=method == STANDARD, seed=cell.seed)
-    if method in (LINEAR, STRONG):
+    if method in COMPOSED:
         frozen = kept.frozen(method, cell.seed)
         assert frozen is not None and subject.decodable is not None
         found |= agreement(

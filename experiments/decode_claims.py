@@ -36,6 +36,7 @@ from pellucid.sweep.locks import held
 
 PRESET = "default"
 MODELS = REPLICATES[PRESET]
+PREMISE = "the frozen network is more accurate than the plain one"
 PAIRS, SHUFFLED = "pairs of trainings of one method", "labels dealt at random"
 
 
@@ -63,6 +64,7 @@ def build(finding: Finding) -> Claim:
         unit=finding.unit,
         direction=finding.direction,
         intervention=finding.intervention,
+        manipulation=PREMISE if finding.late else "",
         nulls=nulls,
         measure=MeasurePlan("", args),
         data=DataPlan(finding.part, confirmation="test images, default preset"),
@@ -86,10 +88,10 @@ def ledger_at(out: Path) -> Ledger:
 
 
 def register_all(ledger: Ledger) -> None:
-    """Write every claim into the ledger; those that stand there already are left as they are."""
+    """Write every claim but late ones into the ledger; those that stand there already are left as they are."""
     scratch_root().mkdir(parents=True, exist_ok=True)
     with held(scratch_root() / "claims.lock"):
-        for finding in findings():
+        for finding in (one for one in findings() if not one.late):
             register(build(finding), ledger, source="experiments/decode_findings.py")
 
 
@@ -97,18 +99,22 @@ def decide(finding: Finding, cells: Cells, ledger: Ledger) -> Decided:
     """The verdict of a claim, recorded in the ledger, once every replicate is there; before that, none."""
     claim = build(finding)
     columns = [finding.treated, *([finding.control] if finding.control else [])]
-    there = cells.replicates(*columns)
+    there = cells.replicates(*columns, *(finding.premise or ()))
     if len(there) < claim.analysis.models:
         return Decided(finding, claim, None, f"open: {len(there)} of {claim.analysis.models} networks")
-    receipt = register(claim, ledger)
-    if not ledger.about(claim.sha256, "checked"):
+    receipt = None if finding.late else register(claim, ledger)
+    if receipt and not ledger.about(claim.sha256, "checked"):
         ConfirmationSplit(claim.data.key, lambda: None, ledger).open(claim.sha256)
     arms = [finding.scale * cells.column(*column, there) for column in columns]
     treated = arms[0] - finding.scale * (finding.level or 0.0)
     control = arms[1] if finding.control else None
+    held = None
+    if finding.premise:
+        above, below = (cells.column(*column, there) for column in finding.premise)
+        held = above - below
     try:
         nulls = nulls_of(finding, cells, there, treated=treated, control=control)
-        verdict = check(claim, treated, control, nulls=nulls, registration=receipt)
+        verdict = check(claim, treated, control, nulls=nulls, manipulation=held, registration=receipt)
     except DataError as error:  # every network gave the same number
         return Decided(finding, claim, None, f"cannot be judged: {error}")
     return Decided(finding, claim, verdict)

@@ -68,7 +68,9 @@ def panel(ax: Any, cells: Cells, methods: list[str], prefix: str) -> None:
 def by_layer(tables: Mapping[str, Cells], out: Path) -> tuple[str, str]:
     """Share of decodings that are classified as the input was, by layer."""
     file = "layers.svg"
-    colours = dict(zip(DECODABLE, ("#7a7a7a", "#0072b2", "#56b4e9", "#d55e00", "#009e73"), strict=True))
+    colours = dict(
+        zip(DECODABLE, ("#7a7a7a", "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7"), strict=True)
+    )
     with canvas(len(tables), size=(1 + 3.4 * len(tables), 3.3)) as (figure, axes):
         for ax, (part, cells) in zip(axes, tables.items(), strict=True):
             layers = cells.named("kept.")

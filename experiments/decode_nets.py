@@ -23,6 +23,7 @@ from decode_setup import (
     MEMBERS,
     STANDARD,
     STRONG,
+    STRONGER,
     Recipe,
     Setup,
 )
@@ -51,7 +52,9 @@ from pellucid.rng import derive
 from pellucid.sweep.locks import held
 from pellucid.train import CrossEntropy, Term, fit, seeded
 
-FROZEN_LINEAR, FROZEN_RESIDUAL = "linear", "residual"
+FROZEN_LINEAR = "linear"
+FROZEN_RESIDUAL = {STRONG: "residual", STRONGER: "stronger residual"}
+"""Folders of the residual networks that composition learns from."""
 GRID = 7
 MEAN_STD = {"mnist": ((0.1307,), (0.3081,)), "fashion-mnist": ((0.286,), (0.353,)), "digits": ((0.305,), (0.376,))}  # fmt: skip
 
@@ -158,9 +161,10 @@ class Kept:
         """The model that composition learns from: linear, or a residual network, on the same images."""
         if method == LINEAR:
             return self.network(FROZEN_LINEAR, seed)
-        if method == STRONG:
-            strong = dc.replace(self.setup, residual=True, epochs=self.setup.frozen_epochs)
-            return Kept(strong, self.folder / FROZEN_RESIDUAL).network(STANDARD, seed)
+        if folder := FROZEN_RESIDUAL.get(method):
+            epochs = self.setup.frozen_epochs if method == STRONG else self.setup.stronger_epochs
+            strong = dc.replace(self.setup, residual=True, epochs=epochs)
+            return Kept(strong, self.folder / folder).network(STANDARD, seed)
         return None
 
     def train(self, model: nn.Module, method: str, seed: int, *, checkpoint: Path) -> float:

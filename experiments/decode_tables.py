@@ -8,16 +8,15 @@ from decode_paper import FIGURES
 from decode_rows import Cells, interval
 from decode_setup import (
     COMPAS,
+    COMPOSED,
     DECODABLE,
     DETECTORS,
     FAIR_ARMS,
-    LINEAR,
     MC_DROPOUT,
     METHODS,
     PLANTED,
     REDECNN,
     STANDARD,
-    STRONG,
     Setup,
 )
 
@@ -248,7 +247,7 @@ def decodings(cells: Cells, setup: Setup) -> str:
 def composition(cells: Cells) -> str:
     """What agreeing with a frozen model does, paired by seed."""
     rows: list[list[str]] = []
-    for method in (m for m in (LINEAR, STRONG) if m in cells.settings):
+    for method in (m for m in COMPOSED if m in cells.settings):
         gaps = [
             interval(factor * cells.difference(method, REDECNN, column), digits, sign=True)
             for column, factor, digits in (

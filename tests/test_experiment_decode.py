@@ -49,7 +49,7 @@ def study(out: Path, *options: str) -> str:
 @pytest.mark.timeout(900)
 def test_the_study_runs_and_goes_on(part, tmp_path: Path) -> None:
     assert "fairness SweepState(done=5" in study(tmp_path, "--part", "fairness")
-    assert "digits SweepState(done=9" in study(tmp_path)
+    assert "digits SweepState(done=10" in study(tmp_path)
     tables = {}
     for name in ("digits", "fairness"):
         with (tmp_path / "results" / name / "cells.csv").open(newline="") as file:
@@ -60,12 +60,20 @@ def test_the_study_runs_and_goes_on(part, tmp_path: Path) -> None:
     by = {row["method"]: row for row in tables["digits"]}
     wanted = "accuracy miss.vote_entropy augrc.mean_entropy ood.noise.vote_entropy ood.pairs.residual_mean fgsm.vote_entropy ece.scaled"
     wanted += " undetected.adaptive.mean_entropy corrupt.vote_entropy residual.block3 wrong_label.block1 train_seconds"
-    for method in ("DecNN", "ReDecNN", "ReDecNN D=2", "ReDecNN + linear", "ReDecNN + residual"):
+    for method in (
+        "DecNN",
+        "ReDecNN",
+        "ReDecNN D=2",
+        "ReDecNN + linear",
+        "ReDecNN + residual",
+        "ReDecNN + stronger residual",
+    ):
         assert all(float(by[method][name]) >= 0 for name in wanted.split()), method
     assert by["standard"]["ood.noise.pca"] and by["standard"]["undetected.adaptive.base_entropy"]
     assert by["ensemble"]["miss.mean_entropy"] and not by["ensemble"]["miss.base_energy"]
     assert by["dropout"]["accuracy.base"] == by["MC-dropout"]["accuracy.base"], "one training serves both"
     assert float(by["ReDecNN + linear"]["kl"]) > 0 and by["ReDecNN + residual"]["frozen_accuracy"]
+    assert by["ReDecNN + stronger residual"]["frozen_accuracy"] != by["ReDecNN + residual"]["frozen_accuracy"]
     arms = {row["arm"]: row for row in tables["fairness"]}
     assert all(float(row["probe.activation.last"]) > 0 and row["gap.accuracy"] for row in arms.values())
     assert arms["constrained, weight 4"]["confidence.last"] and not arms["standard"]["confidence.last"]
@@ -73,7 +81,7 @@ def test_the_study_runs_and_goes_on(part, tmp_path: Path) -> None:
     decode, writer = part("decode"), part("decode_page")
     grids = {name: decode.cells_of("smoke", name) for name in decode.parts_of("smoke")}
     page = writer.write_page(tmp_path / "results", preset="smoke", grids=grids).read_text()
-    assert "| Digits, smoke run | 9 | 9 | none |" in page and "## Fairness" in page
+    assert "| Digits, smoke run | 10 | 10 | none |" in page and "## Fairness" in page
     assert (tmp_path / "results" / "scores_digits.svg").stat().st_size > 2000
     assert (tmp_path / "results" / "pictures_digits_decnn.png").stat().st_size > 300
 
@@ -81,7 +89,7 @@ def test_the_study_runs_and_goes_on(part, tmp_path: Path) -> None:
 def test_the_default_grid_is_what_the_page_says(part) -> None:
     decode = part("decode")
     counts = {name: len(decode.cells_of("default", name)) for name in decode.parts_of("default")}
-    assert counts == {"mnist": 27, "fashion-mnist": 18, "fashion-residual": 18, "fairness": 30}
+    assert counts == {"mnist": 30, "fashion-mnist": 18, "fashion-residual": 18, "fairness": 30}
     for name in counts:
         cells = decode.cells_of("default", name)
         assert len({cell.name for cell in cells}) == len(cells)
@@ -96,18 +104,23 @@ def test_every_claim_names_a_cell_and_is_registered_once(part, tmp_path: Path) -
     }
     found = claims.findings()
     for finding in found:
-        named = [finding.treated[0], *([finding.control[0]] if finding.control else [])]
+        columns = [finding.treated, *([finding.control] if finding.control else []), *(finding.premise or ())]
+        named = [setting for setting, _ in columns]
         assert set(named) <= settings[finding.part], finding.statement
     ledger = Ledger(tmp_path / "claims.jsonl")
     claims.register_all(ledger)
     claims.register_all(ledger)
     hashes = {claims.build(finding).sha256 for finding in found}
-    assert ledger.tally().registered == len(hashes) == len(found)
+    assert len(hashes) == len(found)
+    hashes = {claims.build(finding).sha256 for finding in found if not finding.late}
+    assert ledger.tally().registered == len(hashes)
     kept = {entry.claim for entry in Ledger(ROOT / "docs" / "results" / "decode" / "claims.jsonl").entries()}
     assert hashes <= kept, "a registered claim was changed: amend it in the ledger"
 
 
-def rows_of(finding, treated: float, control: float, *, spread: float) -> list[dict[str, str]]:
+def rows_of(
+    finding, treated: float, control: float, *, spread: float, gap: float = 0.0
+) -> list[dict[str, str]]:
     """Three replicates of the cells that one finding compares, as text."""
     found: list[dict[str, str]] = []
     for r, wobble in enumerate((0.0, 0.4, -0.3)):
@@ -116,6 +129,9 @@ def rows_of(finding, treated: float, control: float, *, spread: float) -> list[d
             values[finding.control] = control - spread * wobble
         if finding.null:
             values[finding.treated[0], finding.null] = 0.5 + spread * wobble
+        if finding.premise:
+            above, below = finding.premise
+            values |= {above: 0.96 + gap + spread * wobble / 10, below: 0.96}
         for (setting, column), value in values.items():
             row = next((x for x in found if x["method"] == setting and x["replicate"] == str(r)), None)
             if row is None:
@@ -166,6 +182,22 @@ def test_claims_are_decided_as_they_should(
     )
 
 
+@pytest.mark.parametrize(("gap", "outcome"), [(0.02, "supported"), (-0.02, "invalid")])
+@pytest.mark.parametrize(
+    "start", ["Composition with a stronger model", "Composition with a residual network"]
+)
+def test_composition_with_a_model_that_is_not_stronger_is_invalid(
+    part, tmp_path: Path, start: str, gap: float, outcome: str
+) -> None:
+    claims, rows = part("decode_claims"), part("decode_rows")
+    finding = next(one for one in claims.findings() if one.statement.startswith(f"{start} ") and one.premise)
+    cells = rows.Cells(rows_of(finding, 0.97, 0.96, spread=0.0005, gap=gap))
+    one = claims.decide(finding, cells, Ledger(tmp_path / "claims.jsonl"))
+    assert one.verdict.outcome == outcome, one.verdict.reasons
+    assert one.verdict.label == ("exploratory" if finding.late else "confirmatory") or gap < 0
+    assert gap > 0 or "manipulation check" in "; ".join(one.verdict.reasons)
+
+
 def test_networks_that_all_say_the_same_are_named_not_judged(part, tmp_path: Path) -> None:
     claims, rows = part("decode_claims"), part("decode_rows")
     finding = next(one for one in claims.findings() if one.about == "attacks" and one.part == "mnist")
@@ -180,7 +212,7 @@ def test_a_page_without_cells_says_so(part, tmp_path: Path) -> None:
     grids = {name: decode.cells_of("default", name) for name in decode.parts_of("default")}
     text = page.write_page(tmp_path, preset="default", grids=grids).read_text()
     assert "No cell of this study has been run yet" in text and "open: 0 of 3 networks" in text
-    assert "| MNIST, perceptron of eight layers | 0 | 27 |" in text
+    assert "| MNIST, perceptron of eight layers | 0 | 30 |" in text
 
 
 def test_training_validation_and_test_images_are_apart(part) -> None:
