@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.methods.bort import constrain, matrices, pull_columns_, pull_full_, pull_rows_
+from pellucid.methods.bort import (
+    constrain,
+    matrices,
+    pull_columns_,
+    pull_full_,
+    pull_full_bfloat16_,
+    pull_rows_,
+)
 from pellucid.rng import rng
 from pellucid.train import seeded
 
@@ -60,6 +67,8 @@ WAYS: dict[str, tuple[str, Callable[[Optimizer, nn.Module], object] | None]] = {
     "fused, bare": ("fused", None),
     "fused, every=1": ("fused", ours()),
     "fused, every=4": ("fused", ours(every=4)),
+    "fused, every=1, bfloat16": ("fused", ours(pull=pull_full_bfloat16_)),
+    "fused, every=4, bfloat16": ("fused", ours(every=4, pull=pull_full_bfloat16_)),
     "fused, plain": ("fused", plain),
     "fused, rows": ("fused", ours(pull=pull_rows_)),
     "fused, columns": ("fused", ours(pull=pull_columns_)),

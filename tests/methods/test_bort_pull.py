@@ -18,6 +18,7 @@ from pellucid.methods.bort import (
     pull_column_signs_,
     pull_columns_,
     pull_full_,
+    pull_full_bfloat16_,
     pull_row_norm_signs_,
     pull_rows_,
     pull_signs_,
@@ -105,6 +106,27 @@ def test_strips_and_panels_give_the_plain_products(shape, monkeypatch: pytest.Mo
     w = random_weight(*shape, scale=0.1)
     plain = w @ w.T @ w - 0.7 * w
     assert (delta(pull_full_, w, 0.7) - plain).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 9), (9, 5), (150, 70), (70, 150), (3000, 64), (1, 7), (7, 1), (4, 6, 9), (4, 9, 6)]
+)
+@pytest.mark.parametrize("amplitude", [0.7, keep_norm], ids=["number", "keep_norm"])
+def test_products_in_bfloat16_give_the_pull_to_a_percent(shape, amplitude, monkeypatch) -> None:
+    monkeypatch.setattr(products, "PANEL", 5000)
+    w = random_weight(*shape, scale=0.1).float()
+    plain, fast = (pull(w.clone(), 0.3, amplitude) for pull in (pull_full_, pull_full_bfloat16_))
+    assert fast.dtype == torch.float32
+    assert float((fast - plain).norm()) <= 0.01 * float((plain - w).norm()) + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (130, 200)])
+def test_pulls_in_bfloat16_settle_near_orthogonal(shape) -> None:
+    start = orthogonality([Matrix(random_weight(*shape, scale=0.1).float(), "w")])["w"]
+    w = random_weight(*shape, scale=0.1).float()
+    for _ in range(300):
+        pull_full_bfloat16_(w, 0.3, 1.0)
+    assert orthogonality([Matrix(w, "w")])["w"].defect < 0.004 < start.defect
 
 
 def test_A2_singular_values_follow_their_map() -> None:
@@ -196,4 +218,8 @@ def test_spare_memory_is_one_gram_matrix_and_one_panel() -> None:
     with Watch():
         pull_full_(w, 1e-3, 1.0)
     assert largest * 2 <= w.nbytes and largest >= 4 * 256 * 256
+    largest = 0
+    with Watch():
+        pull_full_bfloat16_(w, 1e-3, 1.0)
+    assert largest * 2 == w.nbytes, "the copy in bfloat16, and nothing larger"
     assert math.isfinite(float(w.sum()))

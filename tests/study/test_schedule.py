@@ -140,3 +140,17 @@ def test_small_plans_never_draw_more_of_a_class_than_can_be_kept_apart() -> None
         check_rules(trials, by_id)
         served.update(t.items[0] for t in trials if not t.catch)
     assert max(served[i.id] for i in items) - min(served[i.id] for i in items) <= 1
+
+
+@pytest.mark.parametrize("afc", [2, 3, 4, 5, 6, 7, 8, 10, 12])
+@pytest.mark.parametrize(("targets", "classes"), [(12, 3), (12, 4), (20, 10), (12, 6)])
+def test_every_small_plan_has_an_order_for_everybody(afc: int, targets: int, classes: int) -> None:
+    """Two classes of two among four trials cannot be kept apart, though no class has too many by itself."""
+    items = items_of(targets=targets, cells=2, classes=classes)
+    by_id, served = {i.id: i for i in items}, Counter[str]()
+    for participant in range(60):
+        trials = schedule(items, Plan(afc=afc, catches=0), served, seed=afc, participant=f"p{participant}")
+        labels = [by_id[t.items[0]].label for t in trials]
+        assert len(labels) == afc
+        assert all(labels[i] != labels[i + k] for k in range(1, APART) for i in range(len(labels) - k))
+        served.update(t.items[0] for t in trials)

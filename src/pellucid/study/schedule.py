@@ -99,8 +99,8 @@ def schedule(
         ConfigError: fewer targets than the plan needs, or a class so frequent that its trials cannot be kept apart.
     """
     rng = stream(seed, "schedule", participant)
-    most = -(-plan.afc // APART) if plan.afc else plan.targets  # of one class, so that they can be kept apart
-    singles, triples = split(choose(items, plan.targets, served, rng, most=most), plan, rng)
+    chosen = choose(items, plan.targets, served, rng, spread_over=plan.afc)
+    singles, triples = split(chosen, plan, rng)
     singly = [Trial("afc", (item.id,)) for item in spread(singles, rng)]
     singly = with_catches(singly, plan.catches, rng)
     cells = {item.id: item.cell for item in singles}
@@ -130,11 +130,12 @@ def choose(
     served: Mapping[str, int],
     rng: np.random.Generator,
     *,
-    most: int | None = None,
+    spread_over: int = 0,
 ) -> list[Item]:
     """One item for each of `n` targets: the targets served least, and of each the item served least.
 
-    At most `most` targets of one class while there are others; those left out are served least to the next participant.
+    No more targets of a class than can be kept apart among `spread_over` trials while there are others; those left out are
+    served least to the next participant.
 
     Ties go to the cell that this participant has least, so that cells form a Latin square over participants, then to chance.
     With all cells complete this keeps the answers of all items within one of each other.
@@ -152,7 +153,8 @@ def choose(
     cells: Counter[str] = Counter()
     chosen: list[Item] = []
     by_count = sorted(names, key=total.__getitem__)
-    for target in _few_of_a_class(by_count, {t: group[0].label for t, group in by_target.items()}, most)[:n]:
+    labels = {target: group[0].label for target, group in by_target.items()}
+    for target in _few_of_a_class(by_count, labels, spread_over)[:n]:
         group = sorted(by_target[target], key=lambda item: item.id)
         order = [group[i] for i in rng.permutation(len(group))]
         item = min(order, key=lambda item: (served.get(item.id, 0), cells[item.cell]))
@@ -161,15 +163,28 @@ def choose(
     return chosen
 
 
-def _few_of_a_class(targets: Sequence[str], labels: Mapping[str, str], most: int | None) -> list[str]:
-    """The targets in order, those beyond `most` of their class last; targets without a class are left where they are."""
+def _few_of_a_class(targets: Sequence[str], labels: Mapping[str, str], trials: int) -> list[str]:
+    """The targets in order, last those too many of their class; targets without a class are left where they are.
+
+    In n trials a class has at most k = ceil(n / APART) places, and only n - APART (k - 1) classes can have so many: each of
+    them takes one of the places that lie APART (k - 1) before the end.
+    """
+    if not trials:
+        return list(targets)
+    most = -(-trials // APART)
+    room = trials - APART * (most - 1)
     seen: Counter[str] = Counter()
     first: list[str] = []
     last: list[str] = []
     for target in targets:
-        seen[labels[target]] += 1
-        crowded = bool(labels[target]) and most is not None and seen[labels[target]] > most
-        (last if crowded else first).append(target)
+        label = labels[target]
+        full = seen[label] >= most or (seen[label] == most - 1 and room == 0)
+        if label and full:
+            last.append(target)
+            continue
+        seen[label] += 1
+        room -= bool(label) and seen[label] == most
+        first.append(target)
     return first + last
 
 

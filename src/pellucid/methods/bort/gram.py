@@ -6,7 +6,7 @@ weight is ever made.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 STRIP = 64
@@ -29,8 +29,8 @@ def gram(w: Float[Tensor, "*parts rows columns"]) -> Float[Tensor, "*parts side 
 def row_gram(w: Float[Tensor, "*parts rows columns"]) -> Float[Tensor, "*parts rows rows"]:
     """W W^T."""
     rows = w.shape[-2]
-    if w.ndim > 2 or w.device.type != "cpu" or rows <= STRIP:
-        return w @ w.mT
+    if w.ndim > 2 or w.device.type != "cpu" or rows <= STRIP or w.dtype == torch.bfloat16:
+        return w @ w.mT  # strips of bfloat16 take longer than the whole
     found = w.new_empty(rows, rows)
     for start in range(0, rows, STRIP):
         stop = min(start + STRIP, rows)
@@ -52,6 +52,22 @@ def row_squares(w: Float[Tensor, "*parts rows columns"]) -> Float[Tensor, "*part
     return found[:, None]
 
 
+def add_bfloat16_product_(
+    w: Float[Tensor, "*parts rows columns"],
+    e: Float[Tensor, "*parts side side"],
+    half: BFloat16[Tensor, "*parts rows columns"],
+) -> Float[Tensor, "*parts rows columns"]:
+    """As `add_product_`, the product taken of bfloat16 copies of both; the sum keeps the precision of W."""
+    if is_tall(w):
+        add_bfloat16_product_(w.mT, e, half.mT)
+        return w
+    e = e.bfloat16()
+    width = w.shape[-1] if w.ndim > 2 else _width(w)
+    for part, operand in zip(w.split(width, -1), half.split(width, -1), strict=True):
+        part.add_(e @ operand)
+    return w
+
+
 def add_product_(
     w: Float[Tensor, "*parts rows columns"], e: Float[Tensor, "*parts side side"]
 ) -> Float[Tensor, "*parts rows columns"]:
@@ -67,9 +83,11 @@ def add_product_(
 
 def _add_in_panels_(w: Float[Tensor, "rows columns"], e: Float[Tensor, "rows rows"]) -> None:
     # A column of E W needs no other column of W, so columns can be replaced a panel at a time.
-    rows, columns = w.shape
-    # Half at most, so that panel and Gram matrix together stay below one copy of the weight.
-    width = max(1, min(max(STRIP, PANEL // rows), -(-columns // 2))) if w.device.type == "cpu" else columns
-    for start in range(0, columns, width):
-        panel = w[:, start : start + width]
+    for panel in w.split(_width(w), 1):
         panel.addmm_(e, panel.clone())
+
+
+def _width(w: Float[Tensor, "rows columns"]) -> int:
+    """Columns of a panel: half at most, so that panel and Gram matrix together stay below one copy of the weight."""
+    rows, columns = w.shape
+    return max(1, min(max(STRIP, PANEL // rows), -(-columns // 2))) if w.device.type == "cpu" else columns

@@ -16,7 +16,7 @@ from torch import Tensor
 from pellucid._checks import ConfigError
 from pellucid.methods.bort.gram import gram
 from pellucid.methods.bort.matrices import Matrix
-from pellucid.methods.bort.pull import MOST, SIGNED, Amplitude, Pull, pull_full_
+from pellucid.methods.bort.pull import FULL, MOST, SIGNED, Amplitude, Pull
 from pellucid.methods.bort.sharded import whole
 
 NOTICED = 0.1
@@ -147,7 +147,7 @@ def _largest(matrix: Matrix, settings: Settings, *, enough: float) -> tuple[floa
 
 
 def _squares(w: Float[Tensor, "..."], g: Float[Tensor, "..."], pull: Pull) -> Float[Tensor, "..."]:
-    if pull is pull_full_:
+    if pull in FULL:
         return torch.linalg.eigvalsh(g)
     axis = -1 if _what(pull) == "row norm" else -2
     return w.square().sum(axis)

@@ -24,7 +24,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid._checks import ConfigError
-from pellucid.methods.bort.gram import add_product_, gram, is_tall, row_gram, row_squares
+from pellucid.methods.bort.gram import (
+    add_bfloat16_product_,
+    add_product_,
+    gram,
+    is_tall,
+    row_gram,
+    row_squares,
+)
 
 Number = float | Tensor
 """A Python number, or a tensor without axes that stays on its device."""
@@ -58,7 +65,25 @@ def pull_full_(
     Without other forces each singular value follows s <- s (1 + step (a - s^2)): it settles for 0 < step * a < 1 and
     diverges from s^2 > a + 2 / step.
     """
-    g = gram(w)
+    return add_product_(w, _factor(gram(w), step, amplitude))
+
+
+def pull_full_bfloat16_(
+    w: Float[Tensor, "*parts rows columns"], step: Number, amplitude: Amplitude
+) -> Float[Tensor, "*parts rows columns"]:
+    """`pull_full_` with both products in bfloat16, at about two thirds of the cost where hardware multiplies it.
+
+    Each pull is off by about 0.5 % of itself, and it settles at a defect near 0.002 in place of 0, far below where the
+    optimizer's own steps hold it. Weights and sums keep their precision.
+    """
+    half = w.bfloat16()
+    return add_bfloat16_product_(w, _factor(gram(half).to(w.dtype), step, amplitude), half)
+
+
+def _factor(
+    g: Float[Tensor, "*parts side side"], step: Number, amplitude: Amplitude
+) -> Float[Tensor, "*parts side side"]:
+    """step (a I - G), in the memory of the Gram matrix G."""
     diagonal = g.diagonal(dim1=-2, dim2=-1)
     if callable(amplitude):
         a = amplitude(g.square().sum((-2, -1)), diagonal.sum(-1))
@@ -68,7 +93,7 @@ def pull_full_(
         shift = step * amplitude
     g.mul_(-step)
     diagonal.add_(shift)
-    return add_product_(w, g)
+    return g
 
 
 def pull_rows_(
@@ -135,6 +160,9 @@ SIGNED: tuple[Pull, ...] = (
     pull_column_norm_signs_,
 )
 """The pulls of constant size."""
+
+FULL: tuple[Pull, ...] = (pull_full_, pull_full_bfloat16_)
+"""The pulls towards orthogonality: what they bound are singular values, not norms."""
 
 
 def _clipped(step: Number, a: Float[Tensor, " *parts"]) -> tuple[Tensor, Tensor]:
