@@ -1,6 +1,7 @@
 """What decoding costs beside the parts it is made of: training steps, all decodings, exhaustive scores, a guard.
 
     python benchmarks/decode.py --rounds 20
+    python benchmarks/decode.py --net mlp --batch 512
 
 Two networks: the 8-layer MLP of the method's paper on 28 x 28 images, and ResNet-8 (8-16-32) on 32 x 32 colour images
 with a convolutional generator; batch 128, one thread unless told. T is the time of a forward and backward pass, F and G
@@ -58,6 +59,9 @@ def _made(model: nn.Module, layers: list[str], shape: tuple[int, ...], batch: in
     inputs = torch.rand(batch, *shape, generator=rng(0, "inputs"))
     made = make_decodable(model, layers, inputs[:2], width=64)
     return made, Batch(inputs, torch.arange(batch) % 10, torch.arange(batch))
+
+
+NETS = {"mlp": mlp, "resnet8": resnet8}
 
 
 def parts(made: Decodable, batch: Batch) -> Parts:
@@ -129,6 +133,7 @@ def ratios(seconds: dict[str, list[float]], layers: int) -> dict[str, list[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", action="append", choices=sorted(NETS), help="only these networks")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
@@ -139,7 +144,7 @@ def main() -> None:
     print(
         f"{next(named, platform.processor())}, {chosen.threads} thread(s), batch {chosen.batch}, torch {torch.__version__}"
     )
-    for build in (mlp, resnet8):
+    for build in (NETS[name] for name in chosen.net or NETS):
         made, batch = build(chosen.batch)
         todo = parts(made, batch)
         seconds: dict[str, list[float]] = {name: [] for name in todo}

@@ -19,6 +19,7 @@ from pellucid.methods.bort import (
     matrices,
     orthogonality,
     pull_full_,
+    pull_full_bfloat16_,
     pull_rows_,
     pull_signs_,
 )
@@ -499,6 +500,18 @@ def test_A3_a_start_inside_the_bound_converges_and_one_outside_is_refused() -> N
     for _ in range(30):
         pull_full_(w, 0.2, 1.0)
     assert not w.isfinite().all() or w.abs().max() > 1e6, "and it would indeed diverge"
+
+
+def test_A3_products_in_bfloat16_have_the_bound_of_the_full_pull_and_take_effect() -> None:
+    outside, p = spectrum(3.4, 1.0, 0.5), weight(24, 60)
+    optimizer = torch.optim.SGD([outside, p], lr=0.1)
+    with pytest.raises(ConfigError, match="layer 'out': its largest squared singular value is 11"):
+        constrain(optimizer, [Matrix(outside, "out")], strength=2.0, pull=pull_full_bfloat16_)
+    handle = constrain(optimizer, [p], strength=0.5, pull=pull_full_bfloat16_)
+    for _ in range(400):
+        optimizer.step()
+    assert handle.budget == pytest.approx(20.0)
+    assert orthogonality([p])["tensor 0 (24x60)"].defect < 0.004
 
 
 def test_A3_rows_have_their_own_bound() -> None:

@@ -46,6 +46,7 @@ from pellucid.methods.decode import (
     value_between,
     warn_failures,
 )
+from pellucid.methods.decode.likelihood import SquaredError
 from pellucid.rng import rng
 from pellucid.taps import ablate, watch
 from pellucid.train import Step, seeded
@@ -90,6 +91,10 @@ def test_likelihoods_by_loops() -> None:
             }
             for likelihood, value in expected.items():
                 assert number(likelihood.loss(x, raw)[i, j]) == pytest.approx(value), likelihood
+                if isinstance(likelihood, SquaredError):
+                    rows = likelihood.mean_loss(x, torch.stack([raw, raw]))
+                    mean = likelihood.loss(x, raw).mean(1)
+                    assert torch.allclose(rows, torch.cat([mean, mean]), rtol=1e-12), likelihood
     assert torch.equal(UnitImages().decoding(raw), raw.sigmoid())
     assert torch.equal(Standardised((1.0,) * 5, (2.0,) * 5).decoding(raw), raw * 2 + 1)
 

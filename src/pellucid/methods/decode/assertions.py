@@ -234,8 +234,10 @@ def check_seen(
             parts[name].append(assertion(decoded).unflatten(0, (len(group), -1)))
     found: dict[str, Checked] = {}
     for name, assertion in assertions.items():
-        layers = assertion.layers or decodable.layers
-        distance = torch.cat(parts[name])[[decodable.decoder.place(layer) for layer in layers]]
+        layers, distance = decodable.layers, torch.cat(parts[name])
+        if assertion.layers:
+            layers = assertion.layers
+            distance = distance[[decodable.decoder.place(layer) for layer in layers]]
         if bool(distance.detach().isnan().any()):
             raise NumericError(
                 f"the assertion {name!r} gives NaN for {int(distance.isnan().any(0).sum())} examples"

@@ -18,8 +18,8 @@ class Decoded:
     Args:
         given: the batch that was given to the classifier; `inputs` has one a row.
         raw: the generator's numbers; `decoding` is the input they stand for.
-        base_logits: the classifier on the inputs themselves.
-        targets: labels, where known.
+        base: the classifier on the batch itself; `base_logits` has one a row.
+        labels: of the batch, where known; `targets` has one a row.
         layers: the layers decoded, each with as many rows.
     """
 
@@ -27,14 +27,24 @@ class Decoded:
     decoder: Decoder
     given: Float[Tensor, "batch ..."]
     raw: Float[Tensor, "rows ..."]
-    base_logits: Float[Tensor, "rows classes"]
-    targets: Int[Tensor, " rows"] | None
+    base: Float[Tensor, "batch classes"]
+    labels: Int[Tensor, " batch"] | None
     layers: tuple[str, ...]
 
     @cached_property
     def inputs(self) -> Float[Tensor, "rows ..."]:
         """The input of each row, repeated layer by layer."""
         return repeat_rows(self.given, len(self.raw))
+
+    @cached_property
+    def base_logits(self) -> Float[Tensor, "rows classes"]:
+        """The classifier on the input of each row."""
+        return repeat_rows(self.base, len(self.raw))
+
+    @cached_property
+    def targets(self) -> Int[Tensor, " rows"] | None:
+        """The label of each row's input."""
+        return None if self.labels is None else repeat_rows(self.labels, len(self.raw))
 
     @cached_property
     def decoding(self) -> Float[Tensor, "rows ..."]:
@@ -78,18 +88,7 @@ def decode_layers(
     """Some layers (all by default) of one forward pass by one call of the generator, and what it returned beside them."""
     layers = layers or decoder.layers
     raw, extra = decoder.raw({name: seen[name] for name in layers}, inputs)
-    rows = len(raw)
-    labels = None if targets is None else repeat_rows(targets, rows)
-    decoded = Decoded(
-        model,
-        decoder,
-        inputs,
-        raw,
-        repeat_rows(logits, rows),
-        labels,
-        layers,
-    )
-    return decoded, extra
+    return Decoded(model, decoder, inputs, raw, logits, targets, layers), extra
 
 
 def unroll(

@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from pellucid._checks import ConfigError, LayerNotFound, NumericError, nearest
 from pellucid.methods.decode.adapters import linear_adapters
 from pellucid.methods.decode.generators import conv_generator, grid_for, mlp_generator
-from pellucid.methods.decode.likelihood import Likelihood, UnitImages, mean_over_inputs
+from pellucid.methods.decode.likelihood import (
+    Likelihood,
+    SquaredError,
+    UnitImages,
+    mean_over_inputs,
+)
 from pellucid.taps import Tap, find_layers, keep, watch
 from pellucid.train import logits_of, seeded
 from pellucid.train.update import modes
@@ -144,6 +149,8 @@ class Decoder(nn.Module):
     def residual(self, inputs: Tensor, raw: Tensor) -> Float[Tensor, " rows"]:
         """R(x, r): the mean over dimensions of the likelihood's loss, one number a row, layer by layer."""
         check_shape(raw, inputs)
+        if isinstance(self.likelihood, SquaredError) and in_one_pass(inputs, raw):
+            return self.likelihood.mean_loss(inputs, raw.unflatten(0, (-1, len(inputs))))
         # A layer at a time: inputs repeated over layers would be copied, and fall out of the caches.
         rows = [mean_over_inputs(self.likelihood.loss(inputs, part)) for part in raw.split(len(inputs))]
         return rows[0] if len(rows) == 1 else torch.cat(rows)
@@ -154,6 +161,12 @@ def at_once(inputs: Tensor, layers: int) -> int:
     if inputs.device.type != "cpu":
         return layers
     return min(layers, max(1, AT_ONCE // max(inputs.numel(), 1)))
+
+
+def in_one_pass(inputs: Tensor, raw: Tensor) -> bool:
+    """Whether residuals need no graph and no mixing of precisions."""
+    graph = torch.is_grad_enabled() and (inputs.requires_grad or raw.requires_grad)
+    return not graph and raw.dtype == inputs.dtype and len(inputs) > 0
 
 
 def check_shape(raw: Tensor, inputs: Tensor) -> None:

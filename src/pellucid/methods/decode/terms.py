@@ -103,9 +103,9 @@ def _reconstruction(decoded: Decoded, reduce: Reduce) -> Tensor:
 def demanded(name: str, demand: Demand, decoded: Decoded) -> Float[Tensor, ""]:
     """The mean of one demand over rows; refuses one that no gradient passes through."""
     value = demand(decoded)
-    if value.shape != decoded.base_logits.shape[:1]:
+    if value.shape != (len(decoded.raw),):
         raise ConfigError(
-            f"the demand {name!r} must return one number for each of {len(decoded.base_logits)} rows, came "
+            f"the demand {name!r} must return one number for each of {len(decoded.raw)} rows, came "
             f"{tuple(value.shape)}"
         )
     if torch.is_grad_enabled() and decoded.decoding.requires_grad and not value.requires_grad:
