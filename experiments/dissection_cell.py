@@ -51,6 +51,8 @@ def build(net: Net, units: int, setup: Setup, seed: int) -> nn.Module:
         side = 28 if setup.dataset == "fashion-mnist" else 32
         images = torch.zeros(1, setup.channels, side, side)
         swap_activations(model, nn.ReLU, lambda: LWTA(units), inputs=images)
+    elif not net.transformer:
+        model.to(memory_format=torch.channels_last)  # a third faster with ReLU, no faster with competition
     normalize(model, *setup.mean_std)
     return model
 
