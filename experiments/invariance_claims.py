@@ -194,13 +194,15 @@ def decide(finding: Finding, metric: str, claim: Claim, *, cells: Cells, ledger:
     if treated is None or control is None:
         return Decided(finding, metric, claim, None, "waits for its cells")
     receipt = register(claim, ledger)
-    if not ledger.about(claim.sha256, "checked"):
+    if not ledger.about(claim.sha256, "opened"):  # once, also where no verdict is possible
         ConfirmationSplit(claim.data.key, lambda: None, ledger).open(claim.sha256)
     pairs = np.concatenate([_pairs(treated), _pairs(control)])
     try:
         verdict = check(claim, treated, control, nulls={PAIRS: pairs}, registration=receipt)
-    except DataError as error:  # every network of both arms gave the same number: 0 or 100 %
-        return Decided(finding, metric, claim, None, f"cannot be judged: {error}")
+    except DataError as error:
+        alike = np.array_equal(treated, control)  # every network of both arms at 0 or at 100 %
+        why = f"both arms {treated.mean():.0f} %" if alike else str(error)
+        return Decided(finding, metric, claim, None, f"cannot be judged: {why}")
     return Decided(finding, metric, claim, verdict)
 
 

@@ -1,6 +1,7 @@
 """The page of the invariance study: tables, figures and verdicts from whatever cells there are."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def verdicts(decided: Sequence[Decided], ledger: Ledger) -> str:
     """One row a finding, one column a metric."""
     if not decided:
         return ""
-    done = [d for d in decided if d.verdict is not None]
-    supported = sum(d.verdict is not None and d.verdict.outcome == "supported" for d in done)
+    outcomes = Counter(d.verdict.outcome if d.verdict is not None else _open(d) for d in decided)
+    tally = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
     lines = [
         "## The article's three findings as registered claims",
         "",
@@ -94,9 +95,10 @@ def verdicts(decided: Sequence[Decided], ledger: Ledger) -> str:
         "3. Architecture, training loss and augmentation all matter.",
         "",
         f"{len(decided)} claims (a sentence and a metric each) were registered in [claims.jsonl](claims.jsonl) on",
-        f"{ledger.entries()[0].time[:10]}, before any cell of the default preset; {len(done)} are decided, {supported} supported. A claim",
+        f"{ledger.entries()[0].time[:10]}, before any cell of the default preset: {tally}. A claim",
         "says that the difference exceeds 10 points; each stands alone at 5 % a side, without correction over claims or metrics.",
-        "Entries: verdict, difference in points, 90 % interval over three trained networks.",
+        "Entries: verdict, difference in points, 90 % interval over three trained networks. Where every network of both arms has",
+        "the same number, nearly always 0 %, that metric can show no difference and there is no verdict.",
         "",
         f"| finding | data | statement | {' | '.join(METRICS)} |",
         "|---|---|---|" + "---|" * len(METRICS),
@@ -112,8 +114,13 @@ def verdicts(decided: Sequence[Decided], ledger: Ledger) -> str:
 def _verdict(one: Decided) -> str:
     v = one.verdict
     if v is None:
-        return "open" if one.why.startswith("waits") else one.why.replace("|", "/")
+        return _open(one) if one.why.startswith("waits") else one.why.replace("|", "/")
     return f"**{v.outcome}** {v.effect:+.0f} [{v.lo:+.0f}, {v.hi:+.0f}]"
+
+
+def _open(one: Decided) -> str:
+    """What to call a claim without a verdict."""
+    return "open" if one.why.startswith("waits") else "without a verdict"
 
 
 def section(name: str, networks: Sequence[Row], rows: Sequence[Row], out: Path) -> list[str]:
