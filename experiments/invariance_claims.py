@@ -202,6 +202,8 @@ def decide(finding: Finding, metric: str, claim: Claim, *, cells: Cells, ledger:
     except DataError as error:
         alike = np.array_equal(treated, control)  # every network of both arms at 0 or at 100 %
         why = f"both arms {treated.mean():.0f} %" if alike else str(error)
+        if not ledger.about(claim.sha256, "abandoned"):
+            ledger.abandon(claim.sha256, reason=why)
         return Decided(finding, metric, claim, None, f"cannot be judged: {why}")
     return Decided(finding, metric, claim, verdict)
 

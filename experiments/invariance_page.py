@@ -98,7 +98,7 @@ def verdicts(decided: Sequence[Decided], ledger: Ledger) -> str:
         f"{ledger.entries()[0].time[:10]}, before any cell of the default preset: {tally}. A claim",
         "says that the difference exceeds 10 points; each stands alone at 5 % a side, without correction over claims or metrics.",
         "Entries: verdict, difference in points, 90 % interval over three trained networks. Where every network of both arms has",
-        "the same number, nearly always 0 %, that metric can show no difference and there is no verdict.",
+        "the same number, nearly always 0 %, that metric can show no difference: no verdict, and the ledger has the claim as abandoned.",
         "",
         f"| finding | data | statement | {' | '.join(METRICS)} |",
         "|---|---|---|" + "---|" * len(METRICS),
