@@ -193,7 +193,9 @@ def decide(claim: Claim, rows: Sequence[Row], ledger: Ledger) -> Decided:
         ConfirmationSplit(claim.data.key, lambda: None, ledger).open(claim.sha256)
     treated = scale * cells.column(net, units, args["measure"], there)
     if "level" in args:
-        return Decided(claim, check(claim, treated - args["level"], registration=receipt), len(there))
+        # Shares come from float32 sums: what is left below their resolution is no difference.
+        away = np.round(treated - args["level"], 6)
+        return Decided(claim, check(claim, away, registration=receipt), len(there))
     base = scale * cells.column(net, 1, args["measure"], there)
     pairs = (base[:, None] - base[None, :])[~np.eye(len(base), dtype=bool)]
     control = base - args.get("shift", 0.0)

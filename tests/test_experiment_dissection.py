@@ -95,6 +95,16 @@ def test_a_claim_waits_for_its_last_cell(claims_of_the_study: ModuleType, tmp_pa
     assert decided.least == "> -2 pp"
 
 
+def test_a_share_that_is_exact_by_construction_has_its_verdict(
+    claims_of_the_study: ModuleType, tmp_path: Path
+) -> None:
+    rows = rows_of(lost=0, quality=0)
+    for row in rows:
+        if row["units"] == "4":
+            row["active_eps_mean"] = str(0.25 - 1e-10)
+    assert outcomes(claims_of_the_study, tmp_path / "out", rows)["active_eps_mean equivalent"] == "supported"
+
+
 def study(out: Path, *options: str) -> str:
     env = {key: value for key, value in os.environ.items() if key != "PELLUCID_DATA"}
     env |= {"PELLUCID_SCRATCH": str(out / "scratch"), "OMP_NUM_THREADS": "1"}
