@@ -96,7 +96,23 @@ def test_likelihoods_by_loops() -> None:
                     mean = likelihood.loss(x, raw).mean(1)
                     assert torch.allclose(rows, torch.cat([mean, mean]), rtol=1e-12), likelihood
     assert torch.equal(UnitImages().decoding(raw), raw.sigmoid())
+    large = torch.full((1, 2, 150_000), 3.0).half()  # the sum of squares is beyond half precision
+    assert torch.equal(
+        Plain().mean_loss(torch.zeros(2, 150_000).half(), large), torch.tensor([9.0, 9.0]).half()
+    )
     assert torch.equal(Standardised((1.0,) * 5, (2.0,) * 5).decoding(raw), raw * 2 + 1)
+
+
+def test_residuals_follow_a_loss_that_a_subclass_brings() -> None:
+    class Absolute(UnitImages):
+        def loss(self, inputs: Tensor, raw: Tensor) -> Tensor:
+            return (raw.sigmoid() - inputs).abs().flatten(1)
+
+    x = images(3)
+    made = make_decodable(net(), LAYERS, x, likelihood=Absolute())
+    raw = torch.randn(6, 1, 6, 6, generator=rng(0, "raw"))
+    expected = (raw.sigmoid() - torch.cat([x, x])).abs().flatten(1).mean(1)
+    assert torch.allclose(made.decoder.residual(x, raw), expected)
 
 
 def test_categorical_fields_by_loops() -> None:

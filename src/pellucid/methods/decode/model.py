@@ -149,8 +149,10 @@ class Decoder(nn.Module):
     def residual(self, inputs: Tensor, raw: Tensor) -> Float[Tensor, " rows"]:
         """R(x, r): the mean over dimensions of the likelihood's loss, one number a row, layer by layer."""
         check_shape(raw, inputs)
-        if isinstance(self.likelihood, SquaredError) and in_one_pass(inputs, raw):
-            return self.likelihood.mean_loss(inputs, raw.unflatten(0, (-1, len(inputs))))
+        own = self.likelihood
+        # A subclass may have a loss of its own, of which this would be the mean no more.
+        if isinstance(own, SquaredError) and type(own).loss is SquaredError.loss and in_one_pass(inputs, raw):
+            return own.mean_loss(inputs, raw.unflatten(0, (-1, len(inputs))))
         # A layer at a time: inputs repeated over layers would be copied, and fall out of the caches.
         rows = [mean_over_inputs(self.likelihood.loss(inputs, part)) for part in raw.split(len(inputs))]
         return rows[0] if len(rows) == 1 else torch.cat(rows)
