@@ -56,7 +56,7 @@ def variants(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Ca
             theirs = foolbox.PyTorchModel(model, bounds=(0, 1))
             found["foolbox"] = lambda: attack(theirs, x, y, epsilons=RADIUS)
         except ImportError:
-            pass
+            print("foolbox is not installed: left out")
         try:
             from art.attacks.evasion import ProjectedGradientDescentPyTorch
             from art.estimators.classification import PyTorchClassifier
@@ -80,7 +80,7 @@ def variants(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Ca
             )
             found["toolbox"] = lambda: art.generate(x.numpy(), y.numpy())
         except ImportError:
-            pass
+            print("adversarial-robustness-toolbox is not installed: left out")
     return found
 
 

@@ -5,8 +5,10 @@
 
 Two networks: the 8-layer MLP of the method's paper on 28 x 28 images, and ResNet-8 (8-16-32) on 32 x 32 colour images
 with a convolutional generator; batch 128, one thread unless told. T is the time of a forward and backward pass, F and G
-of a forward pass, of the classifier f and of the generator g; L T_g and L G are those of every layer by itself, summed. Everything takes turns within every
-round; a ratio is the median over rounds of ratios within a round, by CPU time of the process.
+of a forward pass, of the classifier f and of the generator g; L T_g and L G are those of every layer by itself, summed,
+and L (G + R) with the residual that a guard checks in place of the decoding. Everything takes its turn in every round, in
+a random order; a ratio is the median over rounds of ratios within a round, by CPU time of the process. `faults` are
+pages that the allocator took anew from the system, a median: time that depends on what the process did before.
 
 Targets: DecNN step at most 1.15 (T_f + L T_g); ReDecNN at D = 1 at most 1.15 (2 T_f + T_g); scores of all L paths
 F + L (F + G) in one pass; a guarded forward at most F + L G and 10 %.
@@ -14,6 +16,8 @@ F + L (F + G) in one pass; a guarded forward at most F + L G and 10 %.
 
 import argparse
 import platform
+import random
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -103,6 +107,11 @@ def parts(made: Decodable, batch: Batch) -> Parts:
             made.likelihood.decoding(decoder.raw({name: last[name]})[0])
 
     @torch.no_grad()
+    def checked(_: int) -> None:
+        for name in made.layers:
+            decoder.residual(x, decoder.raw({name: last[name]})[0])
+
+    @torch.no_grad()
     def at_once(_: int) -> None:
         made.likelihood.decoding(decoder.raw(last, x)[0])
 
@@ -112,9 +121,25 @@ def parts(made: Decodable, batch: Batch) -> Parts:
 
     return {
         "T_f": classifier, "L T_g": generator, "DecNN": step("DecNN"), "ReDecNN": step("ReDecNN"), "F": forward,
-        "L G": one_by_one, "all decodings": at_once,
+        "L G": one_by_one, "L (G + R)": checked, "all decodings": at_once,
         "scores": lambda _: all_scores(made, x), "guard": guard,
     }  # fmt: skip
+
+
+def timed(made: Decodable, todo: Parts, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """CPU seconds and page faults of each part in each round; two rounds before the first are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in todo}
+    faults: dict[str, list[int]] = {name: [] for name in todo}
+    order = random.Random(0)
+    for number in range(-2, rounds):
+        for name in order.sample(list(todo), len(todo)):
+            made.train(name in TRAINING)
+            before, began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
+            todo[name](max(number, 0))
+            if number >= 0:
+                seconds[name].append(time.process_time() - began)
+                faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return seconds, faults
 
 
 def ratios(seconds: dict[str, list[float]], layers: int) -> dict[str, list[float]]:
@@ -128,6 +153,7 @@ def ratios(seconds: dict[str, list[float]], layers: int) -> dict[str, list[float
         "all decodings / (L G)": [r["all decodings"] / r["L G"] for r in rows],
         "all scores / (F + L (F + G))": [r["scores"] / (r["F"] + layers * r["F"] + r["L G"]) for r in rows],
         "guarded forward / (F + L G), at most 1.10": [r["guard"] / (r["F"] + r["L G"]) for r in rows],
+        "guarded forward / (F + L (G + R))": [r["guard"] / (r["F"] + r["L (G + R)"]) for r in rows],
     }
 
 
@@ -146,20 +172,12 @@ def main() -> None:
     )
     for build in (NETS[name] for name in chosen.net or NETS):
         made, batch = build(chosen.batch)
-        todo = parts(made, batch)
-        seconds: dict[str, list[float]] = {name: [] for name in todo}
-        for number in range(chosen.rounds + 2):
-            names = list(todo)
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                made.train(name in TRAINING)
-                began = time.process_time()
-                todo[name](number)
-                if number >= 2:
-                    seconds[name].append(time.process_time() - began)
-        print(
-            build.__name__, ", ".join(f"{k} {1000 * statistics.median(v):.1f} ms" for k, v in seconds.items())
-        )
+        seconds, faults = timed(made, parts(made, batch), chosen.rounds)
+        for name, values in seconds.items():
+            middle = statistics.median(values)
+            print(
+                f"{build.__name__} {name}: {1000 * middle:.2f} ms, {statistics.median(faults[name]):.0f} faults"
+            )
         for name, values in ratios(seconds, len(made.layers)).items():
             low, middle, high = statistics.quantiles(values, n=4)
             print(f"  {name}: {middle:.2f} [{low:.2f}, {high:.2f}]")

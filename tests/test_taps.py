@@ -1,8 +1,10 @@
 """What taps read is what a layer gave, and the model is left as it was."""
 
 import copy
+import gc
 import itertools
 import threading
+import weakref
 
 import pytest
 import torch
@@ -210,6 +212,25 @@ def test_nothing_is_left_from_the_forward_before() -> None:
         model(-torch.ones(1, 2))
         with pytest.raises(LayerNotFound, match="a branch not taken"):
             seen["a"]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_nothing_waits_for_pythons_collector(grad: bool, images: Tensor) -> None:
+    """Activations of a training step that outlived it until the next collection would cost as much as the step."""
+    gc.collect()
+    gc.disable()
+    try:
+        net = built(Net)
+        with watch(net, {"first": Tap("conv2", reduce=keep)}, grad=grad) as seen:
+            output = net(images)
+        with edit(net, {"conv1": ablate([0])}), watch(net, {"first": Tap("conv2")}, stop=True):
+            net(images)
+        layers(net, images[:1])
+        left = [weakref.ref(seen["first"]), weakref.ref(net)]
+        del seen, output, net
+        assert [ref() for ref in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_the_model_itself_and_its_inputs(net: nn.Module, images: Tensor) -> None:

@@ -21,6 +21,7 @@ from pellucid.taps import (
     unit_mean,
     watch,
 )
+from pellucid.taps.find import walk
 from tap_nets import Net, Pairs, built, draw, hooks_of
 
 pytestmark = pytest.mark.usefixtures("untouched_rng")
@@ -34,6 +35,18 @@ def net() -> nn.Module:
 @pytest.fixture
 def images() -> Tensor:
     return draw(6, 3, 5, 5)
+
+
+# -- walking -------------------------------------------------------------------------------------------------------
+
+
+def test_the_quick_walk_is_the_one_of_torch() -> None:
+    shared = built(nn.Linear, 2, 2)
+    model = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, built(Net), built(Pairs))
+    model.register_module("twice", shared)
+    model.register_module("none", None)
+    slow = list(model.named_modules(remove_duplicate=False))
+    assert [(name, id(module)) for name, module in walk(model)] == [(n, id(m)) for n, m in slow]
 
 
 # -- reductions ----------------------------------------------------------------------------------------------------

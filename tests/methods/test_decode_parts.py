@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import zoo
-from pellucid._checks import ConfigError, DataError
+from pellucid._checks import ConfigError, DataError, NumericError
 from pellucid.data import Batch, array_source, table_source
 from pellucid.methods.decode import (
     Assertion,
@@ -46,6 +46,7 @@ from pellucid.methods.decode import (
     value_between,
     warn_failures,
 )
+from pellucid.methods.decode.decoded import Decoded
 from pellucid.methods.decode.likelihood import SquaredError
 from pellucid.rng import rng
 from pellucid.taps import ablate, watch
@@ -92,15 +93,31 @@ def test_likelihoods_by_loops() -> None:
             for likelihood, value in expected.items():
                 assert number(likelihood.loss(x, raw)[i, j]) == pytest.approx(value), likelihood
                 if isinstance(likelihood, SquaredError):
-                    rows = likelihood.mean_loss(x, torch.stack([raw, raw]))
-                    mean = likelihood.loss(x, raw).mean(1)
-                    assert torch.allclose(rows, torch.cat([mean, mean]), rtol=1e-12), likelihood
+                    layers = torch.stack([raw, raw])
+                    rows, mean = likelihood.mean_loss(x, layers), likelihood.loss(x, raw).mean(1)
+                    assert torch.equal(rows, torch.cat([mean, mean])), likelihood
+                    assert torch.equal(layers, torch.stack([raw, raw])), "what was drawn is still needed"
     assert torch.equal(UnitImages().decoding(raw), raw.sigmoid())
     large = torch.full((1, 2, 150_000), 3.0).half()  # the sum of squares is beyond half precision
     assert torch.equal(
         Plain().mean_loss(torch.zeros(2, 150_000).half(), large), torch.tensor([9.0, 9.0]).half()
     )
     assert torch.equal(Standardised((1.0,) * 5, (2.0,) * 5).decoding(raw), raw * 2 + 1)
+
+
+def test_a_likelihood_may_have_weights_of_its_own() -> None:
+    class Sharpened(UnitImages):
+        slope = torch.tensor(2.0, requires_grad=True)
+
+        def drawn(self, raw: Tensor) -> Tensor:
+            return (raw * self.slope).sigmoid()
+
+    made, x, own = decodable(), images(), Sharpened()
+    made.decoder.likelihood = own
+    raw = made.decoder.raw(made.activations(x))[0].detach()
+    expected = torch.autograd.grad(own.loss(x.repeat(3, 1, 1, 1), raw).mean(1).sum(), own.slope)[0]
+    found = torch.autograd.grad(made.decoder.residual(x, raw).sum(), own.slope)[0]
+    assert torch.allclose(found, expected, rtol=1e-4)
 
 
 def test_residuals_follow_a_loss_that_a_subclass_brings() -> None:
@@ -295,6 +312,22 @@ def test_built_in_distances_by_hand() -> None:
     assert torch.equal(found["uniform"].margin, 0.01 - found["uniform"].distance)
     assert torch.equal(found["range"].passed, ~(found["range"].distance > 0).any(0))
     assert torch.allclose(found["residual"].distance, trace(made, x).residual)
+
+
+def test_a_distance_may_be_infinite_but_not_nan() -> None:
+    made, x = decodable(), images()
+
+    def far(decoded: Decoded) -> Tensor:
+        return torch.full((len(decoded.raw),), torch.inf) * (-1.0) ** torch.arange(len(decoded.raw))
+
+    assert (
+        check_assertions(made, x, {"far": Assertion(far)})["far"].failed.sum()
+        == len(made.layers) * len(x) // 2
+    )
+    with pytest.raises(NumericError, match=r"'gone' gives NaN for 1 examples"):
+        check_assertions(
+            made, x, {"gone": Assertion(lambda d: torch.where(torch.arange(len(d.raw)) == 5, torch.nan, 0.0))}
+        )
 
 
 @pytest.mark.parametrize("term", [DecodeTerm, RecursiveTerm])

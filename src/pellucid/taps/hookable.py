@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pellucid._checks import ConfigError
-from pellucid.taps.find import unwrap
+from pellucid.taps.find import unwrap, walk
 
 # In evaluation mode these compute their children in one fused call that runs no child, hence no hook.
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
@@ -16,10 +16,10 @@ _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttenti
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether the model or a layer of it went through `torch.compile` or `.compile()`."""
-    return any(
-        name.rpartition(".")[2] == "_orig_mod" or getattr(module, "_compiled_call_impl", None) is not None
-        for name, module in model.named_modules()
-    )
+    for name, module in walk(model):
+        if getattr(module, "_compiled_call_impl", None) is not None or name.rpartition(".")[2] == "_orig_mod":
+            return True
+    return False
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -49,11 +49,12 @@ def check_reachable(name: str, named: Mapping[str, nn.Module]) -> None:
     Raises:
         ConfigError: TorchScript, or a layer that its parent never calls.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in [*_above(name, named), named[name]]):
+    above = _above(name, named)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in (*above, named[name])):
         raise ConfigError(
             f"layer {name!r} is TorchScript, which takes no hooks; pass the nn.Module it was made from"
         )
-    if isinstance(next(reversed(_above(name, named)), None), nn.MultiheadAttention):
+    if above and isinstance(above[-1], nn.MultiheadAttention):
         raise ConfigError(
             f"layer {name!r} is never called: nn.MultiheadAttention uses its weights directly; name "
             f"{name.rpartition('.')[0]!r} itself, whose output is (attended, weights)"
@@ -84,15 +85,21 @@ def hookable(
             f"{owner} is in DataParallel over {len(model.device_ids)} devices, whose replicas run at once "
             "and meet in no fixed order; pass the module inside it, or use DistributedDataParallel"
         )
+    fused = any(isinstance(module, _FUSED) for name in names for module in _above(name, named))
+    compiled = is_compiled(model)
+    if compiled:
+        warnings.warn(
+            f"{owner} is compiled; inside this block it runs uncompiled, because a compiled graph "
+            "ignores hooks added after it was made",
+            stacklevel=5,
+        )
+    if not fused and not compiled:
+        yield
+        return
     with contextlib.ExitStack() as stack:
-        if any(isinstance(module, _FUSED) for name in names for module in _above(name, named)):
+        if fused:
             stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
-        if is_compiled(model):
-            warnings.warn(
-                f"{owner} is compiled; inside this block it runs uncompiled, because a compiled graph "
-                "ignores hooks added after it was made",
-                stacklevel=5,
-            )
+        if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -85,6 +85,10 @@ class Forward:
             self.running = self._pending = False
             self.fail()
 
+    def release(self) -> None:
+        """Let go of whom this called: the two would keep each other alive, and what was read, until Python collects."""
+        self.start = self.finish = self.fail = _nothing
+
 
 def _nothing(*_: Any) -> None:
     pass
@@ -100,11 +104,16 @@ def _untraced(hook: Callable[..., None]) -> Callable[..., None]:
 def follow(forward: Forward, attach: Callable[[], Iterable[RemovableHandle]]) -> Generator[None, None, None]:
     """Hook the model and, through `attach`, its sites; hooks come off however the block ends."""
     root = forward.root
-    with contextlib.ExitStack() as stack:
-        stack.callback(root.register_forward_pre_hook(_untraced(forward.begin), prepend=True).remove)
-        for handle in attach():
-            stack.callback(handle.remove)
+    handles: list[RemovableHandle] = []
+    try:
+        handles.append(root.register_forward_pre_hook(_untraced(forward.begin), prepend=True))
+        for handle in attach():  # one by one: what is placed before an error comes off too
+            handles.append(handle)
         # After the sites' hooks: a tap on the model itself must have read before the calls are checked.
-        stack.callback(root.register_forward_hook(_untraced(forward.end)).remove)
-        stack.callback(root.register_forward_hook(_untraced(forward.always), always_call=True).remove)
+        handles.append(root.register_forward_hook(_untraced(forward.end)))
+        handles.append(root.register_forward_hook(_untraced(forward.always), always_call=True))
         yield
+    finally:
+        for handle in reversed(handles):
+            handle.remove()
+        forward.release()

@@ -101,6 +101,7 @@ class _Stop(BaseException):
 
 
 Read = Callable[[Any], Tensor]
+Look = Callable[[nn.Module, Any, Any], None]
 
 
 class _Watcher:
@@ -145,17 +146,17 @@ class _Watcher:
         for where, module in self.modules.items():
             look = self._look(where)
             if where[1] == "out":
-                yield module.register_forward_hook(lambda _module, _args, output, look=look: look(output))
+                yield module.register_forward_hook(look)
             else:
                 hook = functools.partial(_see_input, look)
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _look(self, where: tuple[str, str]) -> Callable[[Any], None]:
-        """What the hook at `where` does with a value: count the call, read for its taps, stop."""
+    def _look(self, where: tuple[str, str]) -> Look:
+        """The hook at `where`: count the call, read the value for its taps, stop."""
         forward, seen, site, readers = self.forward, self.seen, self.sites[where], self.readers[where]
         inside = self.modules[where] is not forward.root  # the model's own hooks run outside its forward
 
-        def look(value: Any) -> None:
+        def look(_module: nn.Module, _args: Any, value: Any) -> None:
             if not forward.running:
                 # Activation checkpointing runs the layer again in the backward pass and must find the same
                 # graph.
@@ -198,10 +199,8 @@ class _Watcher:
                 del root.forward
 
 
-def _see_input(
-    look: Callable[[Any], None], _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    look(args[0] if len(args) == 1 and not kwargs else dict(enumerate(args)) | kwargs)
+def _see_input(look: Look, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    look(module, args, args[0] if len(args) == 1 and not kwargs else dict(enumerate(args)) | kwargs)
 
 
 def _reader(tap: Tap, layer: str, *, grad: bool) -> Read:
@@ -233,6 +232,8 @@ def _reader(tap: Tap, layer: str, *, grad: bool) -> Read:
 
 def _own(result: Tensor, activation: Tensor) -> Tensor:
     """`result` detached, copied where it is a view of the activation."""
+    if result is activation:  # `keep`, which most taps of whole activations are; both are detached by now
+        return result.clone()
     result = result.detach()
     shared = result.untyped_storage().data_ptr() == activation.untyped_storage().data_ptr()
     return result.clone() if shared else result

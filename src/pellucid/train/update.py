@@ -16,6 +16,7 @@ from pellucid._checks import ConfigError, DataError, NumericError
 from pellucid.data import Batch, Source
 from pellucid.rng import derive, rng
 from pellucid.taps import Tap, watch
+from pellucid.taps.find import walk
 from pellucid.train.processes import Plan, Processes
 from pellucid.train.randomness import seed_generators
 from pellucid.train.step import Looks, Step, Term, full_precision, logits_of
@@ -262,7 +263,7 @@ def evaluate(update: Update, source: Source, *, batch_size: int) -> dict[str, fl
 @contextmanager
 def modes(model: nn.Module, *, training: bool) -> Generator[None]:
     """Train or eval mode for a while; then every module has its own mode back."""
-    before = {module: module.training for module in model.modules()}
+    before = {module: module.training for _, module in walk(model)}
     # Setting an attribute of a module takes microseconds, so only where it changes something.
     if any(was != training for was in before.values()):
         model.train(training)

@@ -33,8 +33,9 @@ from pellucid.train.update import modes
 VERSION = "1"
 """Changes when results would; kept with every stored result."""
 
-AT_ONCE = 2**19
-"""Numbers of input space that one call draws or classifies on a CPU: beyond, tensors fall out of its caches (twice the time)."""
+AT_ONCE = 2**18
+"""Numbers of input space that one call draws or classifies on a CPU: beyond, tensors fall out of its caches, and the
+allocator asks the system for their memory again and again (up to twice the time)."""
 
 HISTORY = (
     "untrained generator",
@@ -110,8 +111,8 @@ class Decoder(nn.Module):
             inputs: what is decoded. On a CPU, calls then stay within `AT_ONCE` numbers, a few whole layers each.
         """
         codes = {name: self.code(activation, name) for name, activation in activations.items()}
-        shapes = {name: tuple(code.shape[1:]) for name, code in codes.items()}
-        if len(set(shapes.values())) > 1:
+        if len({code.shape[1:] for code in codes.values()}) > 1:
+            shapes = {name: tuple(code.shape[1:]) for name, code in codes.items()}
             raise ConfigError(
                 f"one generator needs codes of one shape, but these layers give {shapes}; add adapters "
                 "(linear_adapters, padded_adapters), or let make_decodable choose"
@@ -173,7 +174,7 @@ def in_one_pass(inputs: Tensor, raw: Tensor) -> bool:
 
 def check_shape(raw: Tensor, inputs: Tensor) -> None:
     """Raise `ConfigError` unless what the generator gives is shaped like the inputs."""
-    if inputs.shape[1:] != raw.shape[1:] or len(raw) % max(len(inputs), 1):
+    if inputs.shape[1:] != raw.shape[1:] or raw.shape[0] % max(inputs.shape[0], 1):
         raise ConfigError(
             f"the generator gives decodings of shape {tuple(raw.shape[1:])}, the inputs are {tuple(inputs.shape[1:])}; "
             "the two must be the same"
