@@ -1,5 +1,6 @@
 """Decodings looked at, asserted on and chained: likelihoods, traces, prototypes, assertions, guards, chains."""
 
+import dataclasses
 import math
 import warnings
 
@@ -36,6 +37,7 @@ from pellucid.methods.decode import (
     keeps_label,
     make_decodable,
     mlp_generator,
+    model,
     prototypes,
     raise_failures,
     residual_below,
@@ -312,6 +314,39 @@ def test_built_in_distances_by_hand() -> None:
     assert torch.equal(found["uniform"].margin, 0.01 - found["uniform"].distance)
     assert torch.equal(found["range"].passed, ~(found["range"].distance > 0).any(0))
     assert torch.allclose(found["residual"].distance, trace(made, x).residual)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 36 * 5, 36 * 12, 36 * 25])
+def test_parts_that_fit_the_caches_change_nothing(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row, a few rows, a layer or two layers at a time: the same distances, and no call beyond what was allowed."""
+    made, x = decodable(), images()
+    asked = {
+        "all": residual_below(),
+        "label": keeps_label(),
+        "two": dataclasses.replace(residual_below(), layers=("relu3", "relu1")),
+    }
+    whole = check_assertions(made, x, asked)
+    drawn: list[int] = []
+    made.decoder.generator.register_forward_hook(lambda _module, _args, output: drawn.append(output.numel()))
+    monkeypatch.setattr(model, "AT_ONCE", numbers)
+    for name, found in check_assertions(made, x, asked).items():
+        assert found.layers == whole[name].layers
+        assert torch.allclose(found.distance, whole[name].distance, atol=1e-6), name
+    assert max(drawn) <= max(numbers, 36)
+    assert sum(drawn) == 3 * x.numel()
+    guarded = Guarded(made, asked)
+    assert torch.equal(guarded(x), made(x))
+    assert torch.allclose(guarded.results["all"].distance, whole["all"].distance, atol=1e-6)
+
+
+def test_an_assertion_gives_one_distance_a_row() -> None:
+    class Whole(Assertion):
+        def __call__(self, decoded):
+            return decoded.decoding
+
+    expected = r"'whole' must return one distance for each of 36 decodings, came \(36, 1, 6, 6\)"
+    with pytest.raises(ConfigError, match=expected):
+        check_assertions(decodable(), images(), {"whole": Whole(lambda decoded: decoded.residual)})
 
 
 def test_a_distance_may_be_infinite_but_not_nan() -> None:

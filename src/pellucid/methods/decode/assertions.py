@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pellucid._checks import ConfigError, NumericError, check_range
 from pellucid.data import Source
 from pellucid.methods.decode.decoded import Decoded, decode_layers
-from pellucid.methods.decode.model import Decodable, looking
+from pellucid.methods.decode.model import Decodable, looking, row_parts
 from pellucid.train import logits_of
 from pellucid.train.update import modes
 
@@ -229,17 +229,23 @@ def check_seen(
     base: Tensor,
     seen: Mapping[str, Tensor],
 ) -> dict[str, Checked]:
-    """The same from a forward pass that was made already. Layers are checked while their decodings are in the caches."""
+    """The same from a forward pass that was made already, in evaluation mode.
+
+    Rows and layers are checked a few at a time, while their decodings are in the caches; memory has a bound by that.
+    """
     parts: dict[str, list[Tensor]] = {name: [] for name in assertions}
-    model, decoder = decodable.model, decodable.decoder
-    for group in decoder.groups(inputs):
-        decoded, _ = decode_layers(model, decoder, inputs, seen, logits=base, targets=None, layers=group)
-        for name, assertion in assertions.items():
-            parts[name].append(assertion(decoded).unflatten(0, (len(group), -1)))
-        del decoded  # else it would lie in memory beside the next one
+    rows = row_parts(inputs, seen.values())
+    for few in rows:
+        if len(rows) == 1:
+            here = _distances(decodable, inputs, assertions, base=base, seen=seen)
+        else:
+            some = {layer: seen[layer][few] for layer in decodable.layers}
+            here = _distances(decodable, inputs[few], assertions, base=base[few], seen=some)
+        for name, distance in here.items():
+            parts[name].append(distance)
     found: dict[str, Checked] = {}
     for name, assertion in assertions.items():
-        layers, distance = decodable.layers, torch.cat(parts[name])
+        layers, distance = decodable.layers, torch.cat(parts[name], 1) if len(rows) > 1 else parts[name][0]
         if assertion.layers:
             layers = assertion.layers
             distance = distance[[decodable.decoder.place(layer) for layer in layers]]
@@ -250,6 +256,31 @@ def check_seen(
             )
         found[name] = Checked(layers, distance, tuple(assertion.tolerances(layers)))
     return found
+
+
+def _distances(
+    decodable: Decodable,
+    inputs: Tensor,
+    assertions: Mapping[str, Assertion],
+    *,
+    base: Tensor,
+    seen: Mapping[str, Tensor],
+) -> dict[str, Float[Tensor, "layers rows"]]:
+    """Each assertion's distance at every layer."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in assertions}
+    model, decoder = decodable.model, decodable.decoder
+    for group in decoder.groups(inputs):
+        decoded, _ = decode_layers(model, decoder, inputs, seen, logits=base, targets=None, layers=group)
+        for name, assertion in assertions.items():
+            distance = assertion(decoded)
+            if distance.shape != decoded.raw.shape[:1]:
+                raise ConfigError(
+                    f"the assertion {name!r} must return one distance for each of {len(decoded.raw)} decodings, came "
+                    f"{tuple(distance.shape)}"
+                )
+            parts[name].append(distance.unflatten(0, (len(group), -1)))
+        del decoded  # else it would lie in memory beside the next one
+    return {name: torch.cat(distances) for name, distances in parts.items()}
 
 
 def calibrated(

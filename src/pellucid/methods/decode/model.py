@@ -9,7 +9,7 @@ References: Wu, Goodman, Ermon, NeurIPS 2021, section 3.
 """
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -164,6 +164,19 @@ def at_once(inputs: Tensor, layers: int) -> int:
     if inputs.device.type != "cpu":
         return layers
     return min(layers, max(1, AT_ONCE // max(inputs.numel(), 1)))
+
+
+def row_parts(inputs: Tensor, seen: Iterable[Tensor]) -> list[slice]:
+    """Equal parts of a batch: one, or on a CPU as many as bring a layer's decodings within `AT_ONCE` numbers.
+
+    Only where rows are independent of each other (evaluation mode) and activations have one a row.
+    """
+    rows = inputs.shape[0]
+    if inputs.device.type != "cpu" or inputs.numel() <= AT_ONCE or any(h.shape[0] != rows for h in seen):
+        return [slice(rows)]
+    parts = -(-rows // max(1, AT_ONCE * rows // inputs.numel()))
+    size = -(-rows // parts)
+    return [slice(i, i + size) for i in range(0, rows, size)]
 
 
 def in_one_pass(inputs: Tensor, raw: Tensor) -> bool:
