@@ -32,6 +32,8 @@ Distance = Callable[[Decoded], Float[Tensor, " rows"]]
 class Assertion:
     """A claim about decodings: `distance` from what is allowed, 0 where it holds, with a gradient to the decoding.
 
+    At run time `distance` sees rows and layers a few at a time, so each row's number must come from that row of `Decoded`.
+
     Args:
         tolerance: the largest distance that passes at run time; one number, or one by layer (`calibrated`).
         layers: the layers it is about, at run time; all by default.
