@@ -58,7 +58,7 @@ def children(module: nn.Module) -> Iterable[tuple[str, nn.Module | None]]:
 
 
 def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """`named_modules(remove_duplicate=False)` at a quarter of the time: every block of hooks begins with it."""
+    """`named_modules(remove_duplicate=False)` without its nested generators: every block of hooks begins with this."""
     found: list[tuple[str, nn.Module]] = []
     _visit("", model, found)
     return found

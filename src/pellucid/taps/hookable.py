@@ -16,10 +16,10 @@ _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttenti
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether the model or a layer of it went through `torch.compile` or `.compile()`."""
-    for name, module in walk(model):
-        if getattr(module, "_compiled_call_impl", None) is not None or name.rpartition(".")[2] == "_orig_mod":
-            return True
-    return False
+    return any(
+        name.rpartition(".")[2] == "_orig_mod" or getattr(module, "_compiled_call_impl", None) is not None
+        for name, module in walk(model)
+    )
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -85,21 +85,15 @@ def hookable(
             f"{owner} is in DataParallel over {len(model.device_ids)} devices, whose replicas run at once "
             "and meet in no fixed order; pass the module inside it, or use DistributedDataParallel"
         )
-    fused = any(isinstance(module, _FUSED) for name in names for module in _above(name, named))
-    compiled = is_compiled(model)
-    if compiled:
-        warnings.warn(
-            f"{owner} is compiled; inside this block it runs uncompiled, because a compiled graph "
-            "ignores hooks added after it was made",
-            stacklevel=5,
-        )
-    if not fused and not compiled:
-        yield
-        return
     with contextlib.ExitStack() as stack:
-        if fused:
+        if any(isinstance(module, _FUSED) for name in names for module in _above(name, named)):
             stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
-        if compiled:
+        if is_compiled(model):
+            warnings.warn(
+                f"{owner} is compiled; inside this block it runs uncompiled, because a compiled graph "
+                "ignores hooks added after it was made",
+                stacklevel=5,
+            )
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

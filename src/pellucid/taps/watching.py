@@ -232,8 +232,6 @@ def _reader(tap: Tap, layer: str, *, grad: bool) -> Read:
 
 def _own(result: Tensor, activation: Tensor) -> Tensor:
     """`result` detached, copied where it is a view of the activation."""
-    if result is activation:  # `keep`, which most taps of whole activations are; both are detached by now
-        return result.clone()
     result = result.detach()
     shared = result.untyped_storage().data_ptr() == activation.untyped_storage().data_ptr()
     return result.clone() if shared else result

@@ -236,18 +236,14 @@ def check_seen(
     Rows and layers are checked a few at a time, while their decodings are in the caches; memory has a bound by that.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in assertions}
-    rows = row_parts(inputs, seen.values())
-    for few in rows:
-        if len(rows) == 1:
-            here = _distances(decodable, inputs, assertions, base=base, seen=seen)
-        else:
-            some = {layer: seen[layer][few] for layer in decodable.layers}
-            here = _distances(decodable, inputs[few], assertions, base=base[few], seen=some)
+    for few in row_parts(inputs, seen.values()):
+        some = {layer: seen[layer][few] for layer in decodable.layers}
+        here = _distances(decodable, inputs[few], assertions, base=base[few], seen=some)
         for name, distance in here.items():
             parts[name].append(distance)
     found: dict[str, Checked] = {}
     for name, assertion in assertions.items():
-        layers, distance = decodable.layers, torch.cat(parts[name], 1) if len(rows) > 1 else parts[name][0]
+        layers, distance = decodable.layers, torch.cat(parts[name], 1)
         if assertion.layers:
             layers = assertion.layers
             distance = distance[[decodable.decoder.place(layer) for layer in layers]]

@@ -35,7 +35,7 @@ VERSION = "1"
 
 AT_ONCE = 2**18
 """Numbers of input space that one call draws or classifies on a CPU: beyond, tensors fall out of its caches, and the
-allocator asks the system for their memory again and again (up to twice the time)."""
+allocator asks the system for their memory again and again."""
 
 HISTORY = (
     "untrained generator",
@@ -173,7 +173,7 @@ def row_parts(inputs: Tensor, seen: Iterable[Tensor]) -> list[slice]:
     """
     rows = inputs.shape[0]
     if inputs.device.type != "cpu" or inputs.numel() <= AT_ONCE or any(h.shape[0] != rows for h in seen):
-        return [slice(rows)]
+        return [slice(None)]
     parts = -(-rows // max(1, AT_ONCE * rows // inputs.numel()))
     size = -(-rows // parts)
     return [slice(i, i + size) for i in range(0, rows, size)]
